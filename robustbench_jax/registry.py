@@ -69,7 +69,7 @@ def register(kind: str, name: str, *, paper: str | None = None, parts: dict[str,
         if name in known and known[name].make.__qualname__ != make.__qualname__:
             raise ValueError(f"two things are registered as {kind} '{name}'")
         known[name] = Entry(kind, name, make, paper, parts or {}, tuple(given), facts)
-        make.registered = (kind, name)
+        make.registered, make.facts = (kind, name), facts
         return make
 
     return decorate
@@ -99,7 +99,7 @@ def build(kind: str, text: "str | Call", **given: Any) -> Any:
     """Makes the thing that a call string names. Raises UserError for unknown names, keys and values."""
     call = parse(text)
     found = entry(kind, call.name)
-    arguments = {k: build(v.kind, v.call) if isinstance(v, _Part) else v for k, v in _bind(found, call).items()}
+    arguments = {k: _each(v, lambda part: build(part.kind, part.call)) for k, v in _bind(found, call).items()}
     return found.make(**arguments, **given)
 
 
@@ -109,8 +109,7 @@ def canonical(kind: str, text: "str | Call") -> str:
     found = entry(kind, call.name)
     values = {k: p.default for k, p in found.parameters.items()} | _bind(found, call)
     written = {k: _value(found, k, v) for k, v in values.items()}
-    return _write(call.name, {k: canonical(v.kind, v.call) if isinstance(v, _Part) else repr(v)
-                              for k, v in written.items()})
+    return _write(call.name, {k: _text(v, canonical, repr) for k, v in written.items()})
 
 
 def short(kind: str, text: "str | Call") -> str:
@@ -120,10 +119,8 @@ def short(kind: str, text: "str | Call") -> str:
     shown = {}
     for k, v in _bind(found, call).items():
         default = found.parameters[k].default
-        if isinstance(v, _Part):
-            shown[k] = short(v.kind, v.call)
-        elif default is inspect.Parameter.empty or v != _value(found, k, default):
-            shown[k] = _number(v)
+        if default is inspect.Parameter.empty or v != _value(found, k, default):
+            shown[k] = _text(v, short, _number)
     if list(shown) == list(found.parameters)[:1]:
         return f"{call.name}({next(iter(shown.values()))})"
     return _write(call.name, shown)
@@ -159,6 +156,19 @@ class _Part:
     call: Call
 
 
+def _each(value: Any, change: Callable) -> Any:
+    """Changes the parts of an argument, alone or in a tuple; leaves literals as they are."""
+    if isinstance(value, tuple):
+        return tuple(_each(v, change) for v in value)
+    return change(value) if isinstance(value, _Part) else value
+
+
+def _text(value: Any, part: Callable, literal: Callable) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(_text(v, part, literal) for v in value)}]"
+    return part(value.kind, value.call) if isinstance(value, _Part) else literal(value)
+
+
 def _call(node: ast.AST, text: str) -> Call:
     if isinstance(node, ast.Name):
         return Call(node.id)
@@ -177,6 +187,8 @@ def _literal(node: ast.AST, text: str) -> Any:
             raise UserError(f"'{ast.unparse(node)}' in '{text}': {error}") from None
     if isinstance(node, ast.Call | ast.Name):
         return _call(node, text)
+    if isinstance(node, ast.List | ast.Tuple):
+        return tuple(_literal(item, text) for item in node.elts)
     try:
         return ast.literal_eval(node)
     except ValueError:
@@ -208,23 +220,25 @@ def _value(found: Entry, key: str, value: Any) -> Any:
     if key in found.parts:
         if value is None or isinstance(value, _Part):
             return value
+        if isinstance(value, tuple):
+            return tuple(_value(found, key, v) for v in value)
         if not isinstance(value, str | Call):
-            raise UserError(f"{wrong} must be a {found.parts[key]}")
+            raise UserError(f"{wrong} must name a {found.parts[key]}")
         part = _Part(found.parts[key], parse(value))
         _bind(entry(part.kind, part.call.name), part.call)
         return part
     if isinstance(value, Call):
-        value = value.name if not (value.args or value.kwargs) else value
+        raise UserError(f"{wrong.replace(repr(value), value.name)} must be a literal; write text in quotes")
     wanted = found.parameters[key].annotation
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if wanted is float and number:
         return float(value)
     for kind, fits in ((float, number), (int, isinstance(value, int) and not isinstance(value, bool)),
                        (bool, isinstance(value, bool)), (str, isinstance(value, str)),
-                       (tuple, isinstance(value, tuple | list))):
+                       (tuple, isinstance(value, tuple))):
         if wanted is kind and not fits:
             raise UserError(f"{wrong} must be {'an' if kind is int else 'a'} {kind.__name__}")
-    return tuple(value) if isinstance(value, list) else value
+    return value
 
 
 def _write(name: str, arguments: dict[str, str]) -> str:

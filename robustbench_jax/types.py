@@ -140,6 +140,31 @@ class State:
         )
 
 
+class EvasionAttack:
+    """What a registered evasion attack is: `init(key, problem) -> State` and `step(key, problem, state) -> State`.
+
+    steps: how many steps one work item may take. items: how many work items (restarts, target classes) an example
+    has at most; the first that succeeds ends the example. goal: "untargeted", or "targeted" with a method
+    `target(key, logits, y)` that chooses the class.
+    """
+
+    registered: tuple[str, str]
+    facts: dict[str, Any]
+    goal = "untargeted"
+    items = 1
+
+    @property
+    def access(self) -> str:
+        return self.facts["access"]
+
+
+def require_positive(owner: str, **values: Any) -> None:
+    """UserError for a number that is not positive; traced values pass."""
+    for name, value in values.items():
+        if isinstance(value, int | float) and not value > 0:
+            raise UserError(f"{owner}: {name} = {value} must be greater than 0")
+
+
 @dataclasses.dataclass(frozen=True)
 class Metric:
     """One number with its sample size, 95% interval and definition. `value` is None where n = 0."""

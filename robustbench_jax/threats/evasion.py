@@ -1,0 +1,82 @@
+"""Evasion: does the model still give the right class when its input is changed within a budget?
+
+Examples that the model already gets wrong count as not robust and are not attacked. The rest are attacked by the
+driver, which judges every x_adv with the deployed model.
+Shapes: N examples, D input shape, C classes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from robustbench_jax import metrics
+from robustbench_jax.keys import stream
+from robustbench_jax.ops import drive
+from robustbench_jax.ops.drive import Runtime
+from robustbench_jax.registry import nearest, register
+from robustbench_jax.types import Classifier, Dataset, EvasionAttack, Outcome, UserError
+
+
+@register("threat", "evasion")
+def run(key: jax.Array, model: Classifier, data: Dataset, attack: EvasionAttack, budget: Any, *,
+        runtime: Runtime = Runtime(), report: Callable[[int], None] = lambda settled: None) -> Outcome:
+    """Attacks `data` and says how many of its examples stay right. The key is consumed.
+
+    Arrays: clean_correct and robust bool[N], prediction int[N] (clean), broken_by int[N] (stage of a cascade, -1 for
+    none), size float[N] (of x_adv - x, in the budget's norm; NaN where the attack failed), forwards and gradients
+    int[N], x_adv float32[N, D].
+    """
+    check(model, data)
+    prediction = np.argmax(drive.predict(model, data.x, runtime), axis=-1)
+    clean = prediction == data.y
+    right = np.flatnonzero(clean)
+    wrong = len(data) - len(right)
+    attacked = drive.drive(stream(key, "attack"), attack, model, budget, data.x[right], data.y[right], ids=right,
+                           runtime=runtime, report=lambda settled: report(wrong + settled))
+    arrays = _arrays(data, budget, prediction, right, attacked)
+    return Outcome(
+        metrics=_metrics(clean, arrays),
+        arrays=arrays,
+        counts={"forward_evaluations": int(attacked.forwards.sum()) + len(data) + len(right),
+                "gradient_evaluations": int(attacked.gradients.sum())},
+    )
+
+
+def check(model: Classifier, data: Dataset) -> None:
+    """UserError where the model does not take these images or has another number of classes."""
+    shape = data.x.shape[1:]
+    try:
+        logits = jax.eval_shape(model, jax.ShapeDtypeStruct(shape, np.float32))
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"the model does not take images of shape {list(shape)} ({data.name}): {reason}") from error
+    if logits.ndim != 1:
+        raise UserError(f"the model returns shape {list(logits.shape)} for one image; logits [C] are needed")
+    if logits.shape[0] != len(data.classes):
+        raise UserError(f"the model has {logits.shape[0]} classes, {data.name} has {len(data.classes)}")
+
+
+def _arrays(data: Dataset, budget: Any, prediction: np.ndarray, right: np.ndarray, attacked) -> dict[str, np.ndarray]:
+    count = len(data)
+    clean = prediction == data.y
+    robust, x_adv = clean.copy(), drive.as_unit(data.x)
+    robust[right[attacked.success]] = False
+    x_adv[right] = attacked.x_adv
+    size = np.full(count, np.nan, np.float32)
+    broken = right[attacked.success]
+    if len(broken):
+        size[broken] = jax.vmap(budget.size)(x_adv[broken] - drive.as_unit(data.x[broken]))
+    spread = {name: np.zeros(count, np.int64) for name in ("forwards", "gradients")}
+    spread["forwards"][right], spread["gradients"][right] = attacked.forwards, attacked.gradients
+    broken_by = np.full(count, -1)
+    broken_by[right] = attacked.broken_by
+    return {"clean_correct": clean, "robust": robust, "prediction": prediction.astype(np.int32),
+            "broken_by": broken_by.astype(np.int32), "size": size, **spread, "x_adv": x_adv}
+
+
+def _metrics(clean: np.ndarray, arrays: dict[str, np.ndarray]) -> dict:
+    raise NotImplementedError(metrics, nearest)

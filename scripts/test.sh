@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# From a fresh clone to a test result: makes .venv, installs with the dev extra, runs the linter and every test.
+# Arguments go to pytest: bash scripts/test.sh tests/ops
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+ensure_environment .venv "[dev]"
+.venv/bin/ruff check .
+exec .venv/bin/python -m pytest -n "${TEST_WORKERS:-2}" "$@"
