@@ -12,6 +12,7 @@ import inspect
 import operator
 import pkgutil
 import re
+import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -229,7 +230,10 @@ def _value(found: Entry, key: str, value: Any) -> Any:
         return part
     if isinstance(value, Call):
         raise UserError(f"{wrong.replace(repr(value), value.name)} must be a literal; write text in quotes")
-    wanted = found.parameters[key].annotation
+    options = typing.get_args(found.parameters[key].annotation) or (found.parameters[key].annotation,)
+    if value is None and type(None) in options:
+        return None
+    wanted = options[0]
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if wanted is float and number:
         return float(value)

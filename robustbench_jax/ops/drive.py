@@ -107,6 +107,8 @@ def drive(key: jax.Array, attack: EvasionAttack, model: Classifier, budget: Any,
                      np.zeros(len(y), np.int64), np.zeros(len(y), np.int64))
     for number, stage in enumerate(stages):
         left = np.flatnonzero(~found.success)
+        if not len(left):
+            break
         known = len(y) - len(left)
         last = number == len(stages) - 1
         settled = partial(_settled, report, known, last)
@@ -223,11 +225,13 @@ class Bucket:
 
     def fill(self, items: list[tuple[int, int]], x: np.ndarray, y: np.ndarray, ids: np.ndarray) -> None:
         """Starts items in the free slots; the other slots keep what they have."""
+        if not items:
+            return
         slots = np.flatnonzero(~self.active)[: len(items)]
         self.owner[slots] = items
         fresh = np.zeros(self.width, bool)
         fresh[slots] = True
-        item, example = np.where(fresh[:, None], self.owner, self.owner[slots[0]] if len(slots) else 0).T
+        item, example = np.where(fresh[:, None], self.owner, self.owner[slots[0]]).T
         start = _start(self.key, self.attack, self.model, self.budget,
                        *map(self.place, (x[example], y[example], ids[example], item)))
         self.lanes, self.states = start if self.lanes is None else _merge(

@@ -15,7 +15,7 @@ from robustbench_jax import metrics
 from robustbench_jax.keys import stream
 from robustbench_jax.ops import drive
 from robustbench_jax.ops.drive import Runtime
-from robustbench_jax.registry import nearest, register
+from robustbench_jax.registry import register
 from robustbench_jax.types import Classifier, Dataset, EvasionAttack, Outcome, UserError
 
 
@@ -37,7 +37,7 @@ def run(key: jax.Array, model: Classifier, data: Dataset, attack: EvasionAttack,
                            runtime=runtime, report=lambda settled: report(wrong + settled))
     arrays = _arrays(data, budget, prediction, right, attacked)
     return Outcome(
-        metrics=_metrics(clean, arrays),
+        metrics=metrics.evasion(clean, *(arrays[k] for k in ("robust", "size", "forwards", "gradients"))),
         arrays=arrays,
         counts={"forward_evaluations": int(attacked.forwards.sum()) + len(data) + len(right),
                 "gradient_evaluations": int(attacked.gradients.sum())},
@@ -77,6 +77,3 @@ def _arrays(data: Dataset, budget: Any, prediction: np.ndarray, right: np.ndarra
     return {"clean_correct": clean, "robust": robust, "prediction": prediction.astype(np.int32),
             "broken_by": broken_by.astype(np.int32), "size": size, **spread, "x_adv": x_adv}
 
-
-def _metrics(clean: np.ndarray, arrays: dict[str, np.ndarray]) -> dict:
-    raise NotImplementedError(metrics, nearest)

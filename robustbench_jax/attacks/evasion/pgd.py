@@ -24,12 +24,13 @@ class State(BaseState):
 class PGD(EvasionAttack):
     """`steps` moves of `step_size` (a fraction of the radius) along the steepest direction of the ball.
 
+    step_size: 2.5 / steps where it is not given, as in the paper's figures for 100 steps.
     restarts: independent starts, tried until one succeeds. momentum: decay of the accumulated gradient, 0 for none.
     random_start: begin at a random point of the ball instead of at the image.
     """
 
     steps: int = 40
-    step_size: float = 0.1
+    step_size: float | None = None
     restarts: int = 1
     momentum: float = 0.0
     loss: str = "cross_entropy"
@@ -43,6 +44,10 @@ class PGD(EvasionAttack):
     def items(self) -> int:
         return self.restarts
 
+    @property
+    def fraction(self) -> jax.Array | float:
+        return 2.5 / self.steps if self.step_size is None else self.step_size
+
     def init(self, key: jax.Array, problem: Problem) -> State:
         start = problem.budget.sample(key, problem.x) if self.random_start else problem.x
         return State.at(start, velocity=jnp.zeros_like(start))
@@ -51,5 +56,5 @@ class PGD(EvasionAttack):
         gradient, logits = gradients.ascent(problem, entry("loss", self.loss).make, state.x_adv)
         size = jnp.sum(jnp.abs(gradient)) + 1e-30
         velocity = self.momentum * state.velocity + gradient / size
-        x_adv = problem.budget.along(problem.x, state.x_adv, velocity, self.step_size)
+        x_adv = problem.budget.along(problem.x, state.x_adv, velocity, self.fraction)
         return state.move(x_adv, done=problem.adversarial(logits), gradients=1, velocity=velocity)

@@ -1,0 +1,68 @@
+"""Metrics: each with its definition, its denominator and which direction is good for the defender.
+
+Proportions carry the exact 95% interval (Clopper-Pearson), means the percentile bootstrap. Where the denominator is
+0 the value is None, never NaN.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from robustbench_jax.ops.statistics import bootstrap_mean, clopper_pearson
+from robustbench_jax.types import Metric
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a number means. better: "higher" or "lower", for the defender."""
+
+    text: str
+    denominator: str
+    better: str
+
+
+DEFINITIONS = {
+    "clean_accuracy": Definition("share of images that the model classifies correctly", "all images", "higher"),
+    "robust_accuracy": Definition("share of images that the model classifies correctly and that the attack, within "
+                                  "the budget, does not make it misclassify", "all images", "higher"),
+    "attack_success_rate": Definition("share of correctly classified images on which the attack reaches its goal",
+                                      "correctly classified images", "lower"),
+    "perturbation_size": Definition("mean norm of x_adv - x, in the budget's norm, over successful attacks",
+                                    "successful attacks", "higher"),
+    "forwards_per_image": Definition("mean number of forward evaluations of the model that the attack spent",
+                                     "attacked images", "higher"),
+    "gradients_per_image": Definition("mean number of gradient evaluations of the model that the attack spent",
+                                      "attacked images", "higher"),
+}
+
+
+def proportion(name: str, hits: np.ndarray) -> Metric:
+    """The share of true among hits bool [n]."""
+    n, count = len(hits), int(np.sum(hits))
+    if not n:
+        return Metric(None, 0, None, None, DEFINITIONS[name].text)
+    low, high = clopper_pearson(count, n)
+    return Metric(count / n, n, low, high, DEFINITIONS[name].text)
+
+
+def mean(name: str, values: np.ndarray) -> Metric:
+    """The mean of values [n]; no interval for fewer than two."""
+    n = len(values)
+    if not n:
+        return Metric(None, 0, None, None, DEFINITIONS[name].text)
+    low, high = bootstrap_mean(values) if n > 1 else (None, None)
+    return Metric(float(np.mean(values, dtype=np.float64)), n, low, high, DEFINITIONS[name].text)
+
+
+def evasion(clean: np.ndarray, robust: np.ndarray, size: np.ndarray, forwards: np.ndarray,
+            gradients: np.ndarray) -> dict[str, Metric]:
+    """The evasion threat's metrics from per-example arrays [N]; robust is true only where clean is."""
+    broken = clean & ~robust
+    return {
+        "clean_accuracy": proportion("clean_accuracy", clean),
+        "robust_accuracy": proportion("robust_accuracy", robust),
+        "attack_success_rate": proportion("attack_success_rate", broken[clean]),
+        "perturbation_size": mean("perturbation_size", size[broken]),
+        "forwards_per_image": mean("forwards_per_image", forwards[clean]),
+        "gradients_per_image": mean("gradients_per_image", gradients[clean]),
+    }

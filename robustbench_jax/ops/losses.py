@@ -1,0 +1,57 @@
+"""Losses of the logits of one example; higher is more adversarial for all of them.
+
+Shapes: C classes; logits [C], labels scalar int. All are finite with finite gradients for finite logits; where classes
+tie, the gradient goes to the first.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from robustbench_jax.registry import register
+from robustbench_jax.types import UserError
+
+TINY = 1e-12  # as in the reference implementation of DLR
+
+
+@register("loss", "cross_entropy")
+def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
+    """-log softmax(logits)[y], by log-sum-exp."""
+    return jax.nn.logsumexp(logits) - logits[y]
+
+
+@register("loss", "margin", paper="carlini2017")
+def margin(logits: jax.Array, y: jax.Array) -> jax.Array:
+    """max_{i != y} z_i - z_y: positive when misclassified (Carlini & Wagner, S&P 2017, arXiv:1608.04644, f6)."""
+    _require_classes("margin", logits, 2, "another loss")
+    return _best_other(logits, y) - logits[y]
+
+
+@register("loss", "dlr", paper="croce2020")
+def dlr(logits: jax.Array, y: jax.Array) -> jax.Array:
+    """The margin over z_(1) - z_(3), which no rescaling of the logits changes (Croce & Hein, arXiv:2003.01690)."""
+    _require_classes("dlr", logits, 3, "margin")
+    top = jax.lax.top_k(logits, 3)[0]
+    return (_best_other(logits, y) - logits[y]) / (top[0] - top[2] + TINY)
+
+
+@register("loss", "targeted_dlr", paper="croce2020", given=("target",))
+def targeted_dlr(logits: jax.Array, y: jax.Array, target: jax.Array) -> jax.Array:
+    """(z_target - z_y) over z_(1) - (z_(3) + z_(4)) / 2 (Croce & Hein, arXiv:2003.01690)."""
+    _require_classes("targeted_dlr", logits, 4, "margin")
+    top = jax.lax.top_k(logits, 4)[0]
+    return (logits[target] - logits[y]) / (top[0] - 0.5 * (top[2] + top[3]) + TINY)
+
+
+def kl(logits: jax.Array, reference: jax.Array) -> jax.Array:
+    """KL(softmax(reference) || softmax(logits)) in nats; `reference` [C] are logits as well (TRADES' inner loss)."""
+    p = jax.nn.log_softmax(reference)
+    return jnp.sum(jnp.exp(p) * (p - jax.nn.log_softmax(logits)))
+
+
+def _best_other(logits: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.max(jnp.where(jnp.arange(logits.shape[-1]) == y, -jnp.inf, logits))
+
+
+def _require_classes(name: str, logits: jax.Array, least: int, instead: str) -> None:
+    if logits.shape[-1] < least:
+        raise UserError(f"loss '{name}' needs at least {least} classes; the model has {logits.shape[-1]}: use {instead}")

@@ -1,0 +1,120 @@
+"""Intervals, paired comparisons and ROC curves. Host code in float64; SciPy where SciPy has it.
+
+All intervals are two-sided at level 1 - alpha unless the name says otherwise.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from robustbench_jax.types import UserError
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+def clopper_pearson(successes: int, n: int, alpha: float = 0.05) -> Interval:
+    """The exact interval of a proportion (Clopper & Pearson, Biometrika 1934): covers with at least 1 - alpha."""
+    return _proportion(successes, n, alpha, "exact", "two-sided")
+
+
+def clopper_pearson_lower(successes: int, n: int, alpha: float = 0.05) -> float:
+    """The exact one-sided lower bound: the true proportion is below it with probability at most alpha."""
+    return _proportion(successes, n, alpha, "exact", "greater").low
+
+
+def wilson(successes: int, n: int, alpha: float = 0.05) -> Interval:
+    """The score interval of a proportion (Wilson, JASA 1927): covers with 1 - alpha on average."""
+    return _proportion(successes, n, alpha, "wilson", "two-sided")
+
+
+def bootstrap_mean(values: np.ndarray, *, seed: int = 0, resamples: int = 9999, alpha: float = 0.05) -> Interval:
+    """Percentile bootstrap interval of the mean of values [N]; a single value is its own interval."""
+    values = _vector("values", values)
+    return _bootstrap(values, seed, resamples, alpha)
+
+
+def paired_bootstrap(a: np.ndarray, b: np.ndarray, *, seed: int = 0, resamples: int = 9999,
+                     alpha: float = 0.05) -> tuple[float, Interval]:
+    """mean(a - b) and its percentile bootstrap interval; a [N] and b [N] belong to the same examples."""
+    a, b = _vector("a", a), _vector("b", b)
+    if a.shape != b.shape:
+        raise UserError(f"a paired comparison needs the same examples: {len(a)} and {len(b)} values")
+    return float(np.mean(a - b)), _bootstrap(a - b, seed, resamples, alpha)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Discordant pairs and the exact two-sided p-value."""
+
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> McNemar:
+    """Are a [N] and b [N] (bool, same examples) true equally often? Exact binomial test of the discordant pairs."""
+    a, b = np.asarray(a, bool), np.asarray(b, bool)
+    if a.shape != b.shape:
+        raise UserError(f"a paired comparison needs the same examples: {a.shape} and {b.shape}")
+    only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    p = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    return McNemar(only_a, only_b, float(p))
+
+
+@dataclass(frozen=True)
+class ROC:
+    """fpr and tpr [K] at falling thresholds [K] (`score >= threshold` is called positive), and the area."""
+
+    fpr: np.ndarray
+    tpr: np.ndarray
+    thresholds: np.ndarray
+    auc: float
+
+    def tpr_at(self, fpr: float) -> float:
+        """The highest true positive rate whose false positive rate is at most `fpr`; nothing is interpolated."""
+        return float(np.max(self.tpr[self.fpr <= fpr]))
+
+
+def roc(scores: np.ndarray, labels: np.ndarray) -> ROC:
+    """The curve of scores [N] against labels bool [N]; tied scores are one threshold, worth half in the area."""
+    scores, labels = _vector("scores", scores), np.asarray(labels, bool)
+    positives, negatives = int(labels.sum()), int((~labels).sum())
+    if scores.shape != labels.shape:
+        raise UserError(f"roc needs one label a score: {len(scores)} scores, {len(labels)} labels")
+    if not positives or not negatives:
+        raise UserError(f"roc needs both classes; got {positives} positive and {negatives} negative labels")
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    hits = np.cumsum(labels[order])[last]
+    tpr = np.append(0.0, hits / positives)
+    fpr = np.append(0.0, (last + 1 - hits) / negatives)
+    return ROC(fpr, tpr, np.append(np.inf, scores[order][last]), float(np.trapezoid(tpr, fpr)))
+
+
+def _proportion(successes: int, n: int, alpha: float, method: str, alternative: str) -> Interval:
+    if n < 1 or not 0 <= successes <= n:
+        raise UserError(f"a proportion of {successes} in {n} has no interval")
+    if not 0 < alpha < 1:
+        raise UserError(f"alpha = {alpha} must lie between 0 and 1")
+    found = stats.binomtest(int(successes), int(n), alternative=alternative).proportion_ci(1 - alpha, method)
+    return Interval(float(found.low), float(found.high))
+
+
+def _bootstrap(values: np.ndarray, seed: int, resamples: int, alpha: float) -> Interval:
+    if np.ptp(values) == 0:
+        return Interval(float(values[0]), float(values[0]))
+    found = stats.bootstrap((values,), np.mean, n_resamples=resamples, confidence_level=1 - alpha, method="percentile",
+                            rng=np.random.default_rng(seed), batch=max(1, 2**22 // len(values)))
+    return Interval(float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+def _vector(name: str, values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise UserError(f"{name} must be a non-empty vector of finite numbers; got shape {list(values.shape)}")
+    return values
