@@ -122,7 +122,7 @@ def short(kind: str, text: "str | Call") -> str:
         default = found.parameters[k].default
         if default is inspect.Parameter.empty or v != _value(found, k, default):
             shown[k] = _text(v, short, _number)
-    if list(shown) == list(found.parameters)[:1]:
+    if shown and list(shown) == list(found.parameters)[:1]:
         return f"{call.name}({next(iter(shown.values()))})"
     return _write(call.name, shown)
 

@@ -1,0 +1,50 @@
+"""What any file of images must satisfy before it becomes a Dataset.
+
+Shapes: N examples, H height, W width, C channels.
+"""
+
+import numpy as np
+
+from robustbench_jax.types import Dataset, UserError
+
+
+def dataset(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...] | None, source: str) -> Dataset:
+    """A Dataset of x [N, H, W, C] or [N, H, W] and y [N]. Without `classes` they are 0 to the largest label.
+
+    Raises UserError, naming `source`, for anything that is not images in uint8 or float [0, 1] with one whole label
+    from 0 up for each.
+    """
+    x = images(np.asarray(x), source)
+    y = labels(np.asarray(y), len(x), None if classes is None else len(classes), source)
+    return Dataset(x, y, classes or tuple(str(c) for c in range(int(y.max()) + 1)), source)
+
+
+def images(x: np.ndarray, source: str) -> np.ndarray:
+    """uint8 [N, H, W, C]; float images are rounded to the nearest of the 256 levels."""
+    x = x[..., None] if x.ndim == 3 else x
+    if x.ndim != 4 or not x.size:
+        raise UserError(f"{source}: images have shape {list(x.shape)}; [N, H, W, C] with N > 0 is needed")
+    if x.shape[-1] not in (1, 3, 4) and x.shape[1] in (1, 3):
+        raise UserError(f"{source}: images have shape {list(x.shape)}, channels first; channels last is needed")
+    if x.dtype == np.uint8:
+        return np.ascontiguousarray(x)
+    if not np.issubdtype(x.dtype, np.floating):
+        raise UserError(f"{source}: images are {x.dtype}; uint8, or floats in [0, 1], are needed")
+    low, high = float(x.min()), float(x.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UserError(f"{source}: images hold NaN or infinity")
+    if low < 0 or high > 1:
+        raise UserError(f"{source}: images lie in [{low:g}, {high:g}]; floats in [0, 1], or uint8, are needed")
+    return np.rint(x * 255).astype(np.uint8)
+
+
+def labels(y: np.ndarray, count: int, classes: int | None, source: str) -> np.ndarray:
+    """int32 [N], each from 0 to below the number of classes."""
+    if y.shape != (count,):
+        raise UserError(f"{source}: labels have shape {list(y.shape)} for {count} images; [{count}] is needed")
+    if not np.issubdtype(y.dtype, np.integer):
+        raise UserError(f"{source}: labels are {y.dtype}; whole numbers are needed")
+    if y.min() < 0 or (classes is not None and y.max() >= classes):
+        worst = int(y.min()) if y.min() < 0 else int(y.max())
+        raise UserError(f"{source}: label {worst} is out of range; 0 to {(classes or int(y.max()) + 1) - 1} are classes")
+    return y.astype(np.int32)

@@ -1,0 +1,29 @@
+"""Makes the embedded part of Fashion-MNIST from the files of Debian's package dataset-fashion-mnist.
+
+python scripts/embed_fashion_mnist.py writes robustbench_jax/data/embedded/fashion_mnist_mini.npy.xz
+"""
+
+import io
+import lzma
+from pathlib import Path
+
+import numpy as np
+
+from robustbench_jax.data.fashion_mnist import DEBIAN, EMBEDDED, read_idx
+
+
+def main() -> None:
+    rows = []
+    for part, count in (("train", 10_000), ("t10k", 2_000)):
+        x = read_idx(DEBIAN / f"{part}-images-idx3-ubyte.gz")[:count].reshape(count, -1)
+        rows.append(np.column_stack([x, read_idx(DEBIAN / f"{part}-labels-idx1-ubyte.gz")[:count]]))
+    file = io.BytesIO()
+    np.save(file, np.concatenate(rows))
+    packed = lzma.compress(file.getvalue(), preset=9 | lzma.PRESET_EXTREME)
+    target = Path(__file__).parents[1] / "robustbench_jax/data" / EMBEDDED
+    target.write_bytes(packed)
+    print(f"{target}: {len(packed):,} bytes")
+
+
+if __name__ == "__main__":
+    main()
