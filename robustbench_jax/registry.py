@@ -45,8 +45,9 @@ class Entry:
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        signature = inspect.signature(self.make).parameters
-        return {k: p for k, p in signature.items() if k not in self.given}
+        maker = self.make.__init__ if inspect.isclass(self.make) else self.make
+        signature = inspect.signature(maker).parameters
+        return {k: p for k, p in signature.items() if k not in (*self.given, "self")}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""Net: a flax nnx architecture as a static, hashable function of a flat dictionary of arrays.
+
+Two models of one architecture have equal Nets, whatever their weights, so that they share compiled programs.
+Shapes: D input shape, B batch, C classes.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import numpy as np
+from flax import nnx
+
+from robustbench_jax.types import Classifier, UserError
+
+Params = dict[str, jax.Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Net:
+    """inference and training: the module's graph in either mode; weights: the names that training updates by
+    gradients. All other arrays are statistics (batch norm) or constants (normalisation).
+    """
+
+    inference: nnx.GraphDef
+    training: nnx.GraphDef
+    weights: frozenset[str]
+
+    @classmethod
+    def split(cls, module: nnx.Module) -> tuple["Net", Params]:
+        """The Net of a freshly made module, and its arrays by path: {"conv/0/kernel": ...}."""
+        trained = set(_flat(nnx.state(module, nnx.Param)))
+        module.train()
+        training, _ = nnx.split(module)
+        module.eval()
+        inference, state = nnx.split(module)
+        return cls(inference, training, frozenset(trained)), _flat(state)
+
+    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+        """Logits of one image [D] or of a batch [B, D]."""
+        return nnx.merge(self.inference, _nested(params))(x)
+
+    def train(self, params: Params, x: jax.Array, key: jax.Array) -> tuple[jax.Array, Params]:
+        """Logits [B, C] in training mode and the parameters with their statistics moved on. The key feeds dropout."""
+        module = nnx.merge(self.training, _nested(params))
+        nnx.reseed(module, dropout=key)
+        logits = module(x)
+        return logits, params | {k: v for k, v in _flat(nnx.state(module)).items() if k not in self.weights}
+
+    def trainable(self, params: Params) -> Params:
+        return {name: value for name, value in params.items() if name in self.weights}
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.inference, self.weights))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Net) and self._hash == other._hash
+                                 and self.inference == other.inference and self.weights == other.weights)
+
+
+def count(classifier: Classifier) -> int:
+    """The number of trained parameters."""
+    return sum(int(np.prod(value.shape)) for value in classifier.net.trainable(classifier.params).values())
+
+
+def with_params(classifier: Classifier, params: Params, source: str) -> Classifier:
+    """The classifier with other arrays. Raises UserError, naming `source`, unless names and shapes agree."""
+    expected, got = ({k: tuple(v.shape) for k, v in p.items()} for p in (classifier.params, params))
+    for name in expected | got:
+        if expected.get(name) != got.get(name):
+            raise UserError(f"{source} does not fit the architecture: '{name}' is {got.get(name, 'missing')}, "
+                            f"{expected.get(name, 'nothing')} is expected")
+    return classifier.replace(params=params)
+
+
+def _flat(state: nnx.State) -> Params:
+    leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(state))
+    return {"/".join(str(step.key) for step in path): leaf for path, leaf in leaves}
+
+
+def _nested(params: Params) -> dict:
+    tree: dict = {}
+    for name, value in params.items():
+        *outer, last = [int(step) if step.isdigit() else step for step in name.split("/")]
+        node = tree
+        for step in outer:
+            node = node.setdefault(step, {})
+        node[last] = value
+    return tree
