@@ -25,6 +25,8 @@ PACKAGES = {
     "loss": "robustbench_jax.ops.losses",
     "dataset": "robustbench_jax.data",
     "model": "robustbench_jax.models",
+    "pretrained": "robustbench_jax.models",
+    "recipe": "robustbench_jax.recipes",
     "training": "robustbench_jax.defences.training",
     "threat": "robustbench_jax.threats",
 }
@@ -101,7 +103,10 @@ def build(kind: str, text: "str | Call", **given: Any) -> Any:
     """Makes the thing that a call string names. Raises UserError for unknown names, keys and values."""
     call = parse(text)
     found = entry(kind, call.name)
-    arguments = {k: _each(v, lambda part: build(part.kind, part.call)) for k, v in _bind(found, call).items()}
+    defaults = {k: _value(found, k, found.parameters[k].default) for k in found.parts
+                if found.parameters[k].default is not inspect.Parameter.empty}
+    arguments = {k: _each(v, lambda part: build(part.kind, part.call))
+                 for k, v in (defaults | _bind(found, call)).items()}
     return found.make(**arguments, **given)
 
 

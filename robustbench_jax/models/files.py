@@ -1,0 +1,131 @@
+"""Classifiers on disk: a directory with the arrays (Orbax) and model.json, or one .safetensors file with its .json.
+
+model.json is the description: architecture, input shape, number of classes, the SHA-256 of the arrays and what they
+were trained on. It is written last, into a directory that is renamed when it is whole, so a directory with a
+model.json is never half of a model.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from robustbench_jax.models import build_model
+from robustbench_jax.models.net import with_params
+from robustbench_jax.types import Classifier, UserError
+
+DESCRIPTION, ARRAYS = "model.json", "arrays"
+REQUIRED = ("architecture", "shape", "classes", "weights")
+
+
+def digest(params: dict[str, Any]) -> str:
+    """SHA-256 over names, shapes, types and bytes of a model's arrays: the identity of its weights."""
+    sha = hashlib.sha256()
+    for name in sorted(params):
+        value = np.asarray(params[name])
+        sha.update(repr((name, value.shape, str(value.dtype))).encode() + np.ascontiguousarray(value).tobytes())
+    return sha.hexdigest()
+
+
+def describe(classifier: Classifier, architecture: str, shape: tuple[int, ...], classes: int, **more: Any) -> dict:
+    """The description that goes beside the arrays."""
+    return {"architecture": architecture, "shape": list(shape), "classes": classes,
+            "weights": digest(classifier.params), **more}
+
+
+def save(directory: str | Path, classifier: Classifier, description: dict) -> Path:
+    """Writes a model directory; replaces one that is there only when the new one is whole. UserError on a full disk."""
+    import orbax.checkpoint
+
+    target = Path(directory).absolute()
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        with orbax.checkpoint.StandardCheckpointer() as writer:
+            writer.save(partial / ARRAYS, {k: np.asarray(v) for k, v in classifier.params.items()})
+        (partial / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    except (OSError, ValueError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"could not write the model to {directory}: {error}") from error
+    return target
+
+
+def load(directory: str | Path) -> tuple[Classifier, dict]:
+    """The classifier and the description in a model directory. UserError where it is missing, foreign or damaged."""
+    import orbax.checkpoint
+
+    root = Path(directory).absolute()
+    if not root.is_dir():
+        raise UserError(f"there is no checkpoint directory '{directory}'")
+    description = read_description(root / DESCRIPTION)
+    empty = _empty(description, root)
+    try:
+        with orbax.checkpoint.StandardCheckpointer() as reader:
+            params = reader.restore(root / ARRAYS, {k: jax.ShapeDtypeStruct(v.shape, v.dtype)
+                                                    for k, v in empty.params.items()})
+    except Exception as error:
+        raise UserError(f"{directory} is damaged or does not fit {description['architecture']}: "
+                        f"{str(error).splitlines()[0]}") from error
+    return _checked(empty, params, description, str(directory)), description
+
+
+def save_file_pair(stem: Path, classifier: Classifier, description: dict) -> None:
+    """stem.safetensors and stem.json: the form in which models ship."""
+    save_file({k: np.asarray(v) for k, v in classifier.params.items()}, stem.with_suffix(".safetensors"))
+    stem.with_suffix(".json").write_text(json.dumps(description, indent=1) + "\n")
+
+
+def load_file_pair(stem: Path) -> tuple[Classifier, dict]:
+    """The classifier and the description in stem.safetensors and stem.json."""
+    description = read_description(stem.with_suffix(".json"))
+    empty = _empty(description, stem)
+    try:
+        params = load_file(stem.with_suffix(".safetensors"))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{stem.with_suffix('.safetensors')}: {error}") from error
+    return _checked(empty, params, description, str(stem)), description
+
+
+def read_description(path: Path) -> dict:
+    try:
+        description = json.loads(path.read_text())
+    except OSError:
+        raise UserError(f"{path.parent} holds no model: {path.name} is missing") from None
+    except ValueError:
+        raise UserError(f"{path} is cut short or no JSON; write the model again") from None
+    missing = [key for key in REQUIRED if key not in description]
+    if missing:
+        raise UserError(f"{path} does not say {', '.join(missing)}")
+    return description
+
+
+def _empty(description: dict, source: Path) -> Classifier:
+    """A model of the described architecture, whose arrays are shapes only."""
+    made = {}
+
+    def make():
+        made["model"] = build_model(description["architecture"], tuple(description["shape"]), description["classes"],
+                                    jax.random.key(0))
+        return made["model"].params
+
+    try:
+        shapes = jax.eval_shape(make)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    return made["model"].replace(params=shapes)
+
+
+def _checked(empty: Classifier, params: dict, description: dict, source: str) -> Classifier:
+    classifier = with_params(empty, {k: jax.numpy.asarray(v) for k, v in params.items()}, source)
+    if digest(classifier.params) != description["weights"]:
+        raise UserError(f"{source} is damaged: its arrays do not have the SHA-256 that its description gives")
+    return classifier

@@ -1,0 +1,52 @@
+"""The zoo: trained models by name, shipped with the package or in a directory of anybody's.
+
+`fashion_mnist/linf/pgd_at` is dataset / threat model / name; each ships as .safetensors with a .json that tells its
+architecture, recipe and measured accuracy. `checkpoint("dir")` is a directory that `train` wrote.
+"""
+
+import json
+from importlib import resources
+from pathlib import Path
+
+from robustbench_jax.models import files
+from robustbench_jax.registry import nearest, parse, register
+from robustbench_jax.types import Classifier, UserError, record
+
+SHIPPED = Path(str(resources.files("robustbench_jax") / "zoo"))
+
+
+@register("pretrained", "checkpoint")
+@record
+class Checkpoint:
+    """path: a directory that `robustbench-jax train` wrote."""
+
+    path: str
+
+    def load(self) -> tuple[Classifier, dict]:
+        return files.load(self.path)
+
+
+def names() -> list[str]:
+    """The models that ship."""
+    return sorted(str(path.relative_to(SHIPPED).with_suffix("")) for path in SHIPPED.glob("*/*/*.json"))
+
+
+def is_shipped(text: str) -> bool:
+    return "/" in parse(text).name
+
+
+def load_shipped(name: str) -> tuple[Classifier, dict]:
+    """A shipped model and its description. UserError for a name that is none, with the nearest one."""
+    if name not in names():
+        raise UserError(f"no model '{name}' in the zoo{nearest(name, names())}")
+    return files.load_file_pair(SHIPPED / name)
+
+
+def description(name: str) -> dict:
+    return json.loads((SHIPPED / f"{name}.json").read_text())
+
+
+def name_of(classifier: Classifier) -> str | None:
+    """The name of the shipped model with exactly these weights, or None."""
+    wanted = files.digest(classifier.params) if isinstance(classifier.params, dict) else None
+    return next((name for name in names() if description(name)["weights"] == wanted), None)
