@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from robustbench_jax.data.fashion_mnist import DEBIAN, EMBEDDED, read_idx
+from robustbench_jax.data.fashion_mnist import EMBEDDED, IDX_PARTS, TRAIN, idx_file, read_idx
 
 
 def main() -> None:
     rows = []
-    for part, count in (("train", 10_000), ("t10k", 2_000)):
-        x = read_idx(DEBIAN / f"{part}-images-idx3-ubyte.gz")[:count].reshape(count, -1)
-        rows.append(np.column_stack([x, read_idx(DEBIAN / f"{part}-labels-idx1-ubyte.gz")[:count]]))
+    for split, count in (("train", TRAIN), ("test", 2_000)):
+        x, y = (read_idx(idx_file(split, part))[:count] for part in IDX_PARTS)
+        rows.append(np.column_stack([x.reshape(count, -1), y]))
     file = io.BytesIO()
     np.save(file, np.concatenate(rows))
     packed = lzma.compress(file.getvalue(), preset=9 | lzma.PRESET_EXTREME)

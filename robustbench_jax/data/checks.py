@@ -7,25 +7,27 @@ import numpy as np
 
 from robustbench_jax.types import Dataset, UserError
 
+MOST_CLASSES = 100_000
 
-def dataset(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...] | None, source: str) -> Dataset:
-    """A Dataset of x [N, H, W, C] or [N, H, W] and y [N]. Without `classes` they are 0 to the largest label.
 
-    Raises UserError, naming `source`, for anything that is not images in uint8 or float [0, 1] with one whole label
-    from 0 up for each.
+def dataset(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], source: str) -> Dataset:
+    """A Dataset of x [N, H, W, C] or [N, H, W] and y [N]; `classes` are the names of labels 0, 1, ...
+
+    Raises UserError, naming `source`, for anything that is not images in uint8 or float [0, 1] with one whole
+    label from 0 up for each.
     """
     x = images(np.asarray(x), source)
-    y = labels(np.asarray(y), len(x), None if classes is None else len(classes), source)
-    return Dataset(x, y, classes or tuple(str(c) for c in range(int(y.max()) + 1)), source)
+    y = labels(np.asarray(y), len(x), len(classes), source)
+    return Dataset(x, y, classes, source)
 
 
 def images(x: np.ndarray, source: str) -> np.ndarray:
     """uint8 [N, H, W, C]; float images are rounded to the nearest of the 256 levels."""
     x = x[..., None] if x.ndim == 3 else x
     if x.ndim != 4 or not x.size:
-        raise UserError(f"{source}: images have shape {list(x.shape)}; [N, H, W, C] with N > 0 is needed")
+        raise UserError(f"{source}: images have shape {list(x.shape)}; [N, H, W, C] of at least 1 is needed")
     if x.shape[-1] not in (1, 3, 4) and x.shape[1] in (1, 3):
-        raise UserError(f"{source}: images have shape {list(x.shape)}, channels first; channels last is needed")
+        raise UserError(f"{source}: images have shape {list(x.shape)}, not channels last, [N, H, W, C]")
     if x.dtype == np.uint8:
         return np.ascontiguousarray(x)
     if not np.issubdtype(x.dtype, np.floating):
@@ -34,17 +36,27 @@ def images(x: np.ndarray, source: str) -> np.ndarray:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise UserError(f"{source}: images hold NaN or infinity")
     if low < 0 or high > 1:
-        raise UserError(f"{source}: images lie in [{low:g}, {high:g}]; floats in [0, 1], or uint8, are needed")
+        raise UserError(f"{source}: images lie in [{low:g}, {high:g}]; uint8, or floats in [0, 1], is needed")
     return np.rint(x * 255).astype(np.uint8)
 
 
-def labels(y: np.ndarray, count: int, classes: int | None, source: str) -> np.ndarray:
+def labels(y: np.ndarray, count: int, classes: int, source: str) -> np.ndarray:
     """int32 [N], each from 0 to below the number of classes."""
     if y.shape != (count,):
-        raise UserError(f"{source}: labels have shape {list(y.shape)} for {count} images; [{count}] is needed")
+        raise UserError(f"{source}: labels have shape {list(y.shape)}; {count} images need [{count}]")
     if not np.issubdtype(y.dtype, np.integer):
         raise UserError(f"{source}: labels are {y.dtype}; whole numbers are needed")
-    if y.min() < 0 or (classes is not None and y.max() >= classes):
-        worst = int(y.min()) if y.min() < 0 else int(y.max())
-        raise UserError(f"{source}: label {worst} is out of range; 0 to {(classes or int(y.max()) + 1) - 1} are classes")
+    if y.min() < 0 or y.max() >= classes:
+        worst = int(y.min() if y.min() < 0 else y.max())
+        raise UserError(f"{source}: label {worst} is out of range; 0 to {classes - 1} are classes")
     return y.astype(np.int32)
+
+
+def numbered(labels: list[np.ndarray], source: str) -> tuple[str, ...]:
+    """The names "0", "1", ... up to the largest of the labels of all splits."""
+    if not all(y.size and np.issubdtype(y.dtype, np.integer) for y in labels):
+        raise UserError(f"{source}: labels must be whole numbers, at least one")
+    largest = max(int(y.max()) for y in labels)
+    if largest >= MOST_CLASSES:
+        raise UserError(f"{source}: label {largest} is out of range; it must be below {MOST_CLASSES:,}")
+    return tuple(map(str, range(largest + 1)))

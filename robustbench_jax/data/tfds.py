@@ -1,17 +1,23 @@
 """Public datasets through TensorFlow Datasets, read from the disk without TensorFlow.
 
-A dataset prepared in a random-access file format (array_record) under $TFDS_DATA_DIR, or ~/tensorflow_datasets, is
-read example by example; nothing is downloaded here.
+A dataset prepared in a random-access file format (array_record) under $TFDS_DATA_DIR, or ~/tensorflow_datasets,
+is read example by example; nothing is downloaded here. TFDS shuffles what it prepares: CIFAR-10, CIFAR-100 and SVHN
+keep ids, which give the original order back; MNIST and ImageNet stay in TFDS's order, the same on every machine.
 """
 
+import io
 import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from robustbench_jax.data import checks
+from robustbench_jax.data.pictures import centre_crop, decode
 from robustbench_jax.registry import register
-from robustbench_jax.types import Dataset, UserError, record
+from robustbench_jax.types import Dataset, UserError, record, require_positive
 
 DIGITS = tuple("0123456789")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -24,39 +30,72 @@ def directory() -> Path:
 def prepared(name: str) -> Path | None:
     """The newest prepared version of a dataset on this disk."""
     versions = [info.parent for info in (directory() / name).glob("*/dataset_info.json")]
-    return max(versions, key=lambda path: [int(part) if part.isdigit() else 0 for part in path.name.split(".")],
-               default=None)
+    return max(versions, key=lambda path: [int(digits) for digits in re.findall(r"\d+", path.name)], default=None)
 
 
-def how_to_get(name: str) -> str:
-    return (f"with TensorFlow installed once, run python -c \"import tensorflow_datasets as tfds; "
-            f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\"")
+def how_to_get(name: str, before: str = "") -> str:
+    """TensorFlow is needed by the builders that prepare these datasets, and never again."""
+    program = f"tfds.builder('{name}', file_format='array_record').download_and_prepare()"
+    return (f"{before}with TensorFlow installed for this once (pip install tensorflow), run "
+            f'python -c "import tensorflow_datasets as tfds; {program}"')
+
+
+@dataclass(frozen=True)
+class Source:
+    """One prepared split: `examples[i]` is {"image": encoded bytes, "label": int, ...}."""
+
+    name: str
+    examples: Sequence
+    classes: tuple[str, ...]
+    grey: bool
+    ids: bool
+
+    def image(self, example: dict) -> np.ndarray:
+        return decode(io.BytesIO(example["image"]), f"an image of {self.name}", grey=self.grey)
+
+    def first(self, limit: int | None) -> Iterator[dict]:
+        """The first examples, in the order of their ids where they have one, else in TFDS's own order."""
+        count = len(self.examples)
+        if limit is not None and limit > count:
+            raise UserError(f"examples = {limit}: {self.name} has {count}, so give 1 to {count}")
+        if not self.ids:
+            return (self.examples[i] for i in range(limit or count))
+        every = (self.examples[i] for i in range(count))
+        return iter(sorted(every, key=lambda example: example["id"])[:limit])
 
 
 def load(name: str, split: str, limit: int | None, classes: tuple[str, ...] | None) -> Dataset:
     """The first `limit` examples of a prepared dataset whose images all have one size."""
-    source, names = open_source(name, split, limit)
-    examples = [source[i] for i in range(len(source))]
-    x, y = np.stack([e["image"] for e in examples]), np.array([e["label"] for e in examples])
-    return checks.dataset(x, y, classes or names, name)
+    source = open_source(name, split)
+    pairs = [(source.image(example), example["label"]) for example in source.first(limit)]
+    x, y = np.stack([image for image, _ in pairs]), np.array([label for _, label in pairs])
+    return checks.dataset(x, y, classes or source.classes, name)
 
 
-def open_source(name: str, split: str, limit: int | None):
-    """A random-access sequence of {"image", "label", ...} and the names of the classes."""
-    import tensorflow_datasets
-
+def open_source(name: str, split: str) -> Source:
+    """Raises UserError for a dataset that is not prepared, or not readable in this form."""
     where = prepared(name)
     if where is None:
         raise UserError(f"dataset '{name}' is not prepared in {directory()}: {how_to_get(name)}")
+    again = f"delete {where} and prepare it again: {how_to_get(name)}"
     try:
-        builder = tensorflow_datasets.builder_from_directory(str(where))
-        if limit is not None and limit > builder.info.splits[split].num_examples:
-            raise UserError(f"examples = {limit}: {name} has {builder.info.splits[split].num_examples} in '{split}'")
-        source = builder.as_data_source(split=split if limit is None else f"{split}[:{limit}]")
+        return _open(name, where, split)
     except NotImplementedError:
-        raise UserError(f"{where} is in a file format without random access; delete it and prepare it again: "
-                        f"{how_to_get(name)}") from None
-    return source, tuple(builder.info.features["label"].names)
+        raise UserError(f"{name} is in a file format without random access; {again}") from None
+    except Exception as error:  # whatever TFDS raises for files that are cut short or missing
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{name} cannot be read ({reason}); {again}") from None
+
+
+def _open(name: str, where: Path, split: str) -> Source:
+    import tensorflow_datasets
+
+    builder = tensorflow_datasets.builder_from_directory(str(where))
+    encoded = {"image": tensorflow_datasets.decode.SkipDecoding()}
+    examples = builder.as_data_source(split=split, decoders=encoded)
+    features = builder.info.features
+    grey = features["image"].shape[-1] == 1
+    return Source(name, examples, tuple(features["label"].names), grey, "id" in features)
 
 
 class Prepared:
@@ -111,21 +150,28 @@ class SVHN(Prepared):
 @register("dataset", "imagenet2012", paper="russakovsky2015")
 @record
 class ImageNet(Prepared):
-    """1,281,167 training and 50,000 validation images ("test" here), 1,000 classes (Russakovsky et al., 2015).
+    """1,281,167 training and 50,000 validation images (split "test"), 1,000 classes (Russakovsky et al., 2015).
 
-    resize: the shorter side before the centre crop; size: the side of the crop. Only what is asked for is decoded.
+    resize: the shorter side before the centre crop; size: the side of the crop. Only what is asked for is read.
     """
 
+    classes = None
     size: int = 224
     resize: int = 256
 
-    def load(self, split: str, limit: int | None) -> Dataset:
-        from robustbench_jax.data.image_folder import centre_crop
+    def __post_init__(self):
+        require_positive("imagenet2012", size=self.size)
+        if self.resize < self.size:
+            raise UserError(f"imagenet2012: resize = {self.resize} must be at least size = {self.size}")
 
-        source, classes = open_source(self.name, "validation" if split == "test" else split, limit)
-        x = np.empty((len(source), self.size, self.size, 3), np.uint8)
-        y = np.empty(len(source), np.int64)
-        for i in range(len(source)):
-            example = source[i]
-            x[i], y[i] = centre_crop(example["image"], self.size, self.resize), example["label"]
-        return checks.dataset(x, y, classes, self.name)
+    def how_to_get(self) -> str:
+        files = "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org"
+        return how_to_get(self.name, f"put {files} into {directory()}/downloads/manual, then ")
+
+    def load(self, split: str, limit: int | None) -> Dataset:
+        source = open_source(self.name, "validation" if split == "test" else split)
+        count = limit or len(source.examples)
+        x, y = np.empty((count, self.size, self.size, 3), np.uint8), np.empty(count, np.int64)
+        for i, example in enumerate(source.first(limit)):
+            x[i], y[i] = centre_crop(source.image(example), self.size, self.resize), example["label"]
+        return checks.dataset(x, y, source.classes, self.name)

@@ -21,7 +21,7 @@ from robustbench_jax.models import build_model
 from robustbench_jax.models.net import with_params
 from robustbench_jax.types import Classifier, UserError
 
-DESCRIPTION, ARRAYS = "model.json", "arrays"
+MODEL, DESCRIPTION, ARRAYS = "model", "model.json", "arrays"
 REQUIRED = ("architecture", "shape", "classes", "weights")
 
 
@@ -60,12 +60,16 @@ def save(directory: str | Path, classifier: Classifier, description: dict) -> Pa
 
 
 def load(directory: str | Path) -> tuple[Classifier, dict]:
-    """The classifier and the description in a model directory. UserError where it is missing, foreign or damaged."""
+    """The classifier and the description in a model directory, or in its folder `model` as `train` leaves it.
+
+    Raises UserError where it is missing, foreign or damaged.
+    """
     import orbax.checkpoint
 
     root = Path(directory).absolute()
     if not root.is_dir():
         raise UserError(f"there is no checkpoint directory '{directory}'")
+    root = root / MODEL if (root / MODEL).is_dir() else root
     description = read_description(root / DESCRIPTION)
     empty = _empty(description, root)
     try:

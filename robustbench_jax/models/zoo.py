@@ -35,10 +35,15 @@ def is_shipped(text: str) -> bool:
     return "/" in parse(text).name
 
 
-def load_shipped(name: str) -> tuple[Classifier, dict]:
-    """A shipped model and its description. UserError for a name that is none, with the nearest one."""
+def require(name: str) -> None:
+    """UserError for a name that no shipped model has, with the nearest one."""
     if name not in names():
         raise UserError(f"no model '{name}' in the zoo{nearest(name, names())}")
+
+
+def load_shipped(name: str) -> tuple[Classifier, dict]:
+    """A shipped model and its description."""
+    require(name)
     return files.load_file_pair(SHIPPED / name)
 
 

@@ -1,10 +1,11 @@
 """Norm balls around an image, cut by the box [0, 1].
 
 `project` is the exact Euclidean projection onto ball and box together, not one after the other: with multipliers, the
-nearest point is x + clip(shrink(d, t), -x, 1 - x) for one scalar t, which a fixed number of bisections finds (L2, L1);
-for L1 see Croce & Hein, ICML 2021, arXiv:2103.01208. What comes back lies in the box exactly, is x itself for eps = 0,
-is z itself where z is feasible, and exceeds eps by no more than the float32 rounding of its entries (2**-24 each).
-Shapes: D input shape, any. One example.
+nearest point is clip(x + shrink(z - x, t), 0, 1) for one scalar t, which a fixed number of bisections finds (L2, L1);
+for L1 see Croce & Hein, ICML 2021, arXiv:2103.01208. What comes back lies in the box exactly, is x itself for eps = 0
+and z itself where z is feasible. Its size, as float32 computes it, is at most eps: the search measures the rounded
+point, not the ideal one. Summing up to 150,528 entries in float32 leaves a relative error below 1e-6 (tested).
+Shapes: D input shape, any. One example; x in the box; `eps` may be traced.
 """
 
 import math
@@ -18,6 +19,7 @@ from robustbench_jax.registry import register
 from robustbench_jax.types import UserError, record
 
 BISECTIONS = 40
+TINY = 1e-30
 
 
 def _require_radius(name: str, eps: Any) -> None:
@@ -47,7 +49,11 @@ class Linf(Ball):
         return jnp.max(jnp.abs(delta))
 
     def project(self, x: jax.Array, z: jax.Array) -> jax.Array:
-        return jnp.clip(z, jnp.maximum(x - self.eps, 0.0), jnp.minimum(x + self.eps, 1.0))
+        """z clipped to [x - eps, x + eps], whose ends are rounded towards x, and to the box."""
+        low, high = x - self.eps, x + self.eps
+        low = jnp.where(x - low > self.eps, jnp.nextafter(low, x), low)
+        high = jnp.where(high - x > self.eps, jnp.nextafter(high, x), high)
+        return jnp.clip(z, jnp.maximum(low, 0.0), jnp.minimum(high, 1.0))
 
     def sample(self, key: jax.Array, x: jax.Array) -> jax.Array:
         """Uniform in the ball, clipped to the box (the random start of Madry et al.)."""
@@ -68,8 +74,9 @@ class L2(Ball):
         return _norm(delta)
 
     def project(self, x: jax.Array, z: jax.Array) -> jax.Array:
-        """x + clip(s * d) with the largest s in [0, 1] that stays in the ball."""
-        return _project(x, z, self.eps, self.size, lambda d, s: s * d)
+        """clip(x + s * (z - x)) with the largest s in [0, 1] that stays in the ball."""
+        fits = 0.5 * self.eps / jnp.maximum(_norm(z - x), TINY)
+        return _nearest(self, x, z, jnp.multiply, fits, 1.0)
 
     def sample(self, key: jax.Array, x: jax.Array) -> jax.Array:
         """Uniform in the ball, projected onto ball and box."""
@@ -94,10 +101,8 @@ class L1(Ball):
         return jnp.sum(jnp.abs(delta))
 
     def project(self, x: jax.Array, z: jax.Array) -> jax.Array:
-        """x + clip(soft threshold of d) with the smallest threshold that stays in the ball."""
-        largest = jnp.max(jnp.abs(z - x))
-        return _project(x, z, self.eps, self.size,
-                        lambda d, s: jnp.sign(d) * jnp.maximum(jnp.abs(d) - (1 - s) * largest, 0.0))
+        """clip(x + soft_threshold(z - x, t)) with the smallest t of at least 0 that stays in the ball."""
+        return _nearest(self, x, z, _soft_threshold, jnp.max(jnp.abs(z - x)), 0.0)
 
     def sample(self, key: jax.Array, x: jax.Array) -> jax.Array:
         """Uniform in the ball (normalised exponentials with signs), projected onto ball and box."""
@@ -108,9 +113,7 @@ class L1(Ball):
 
     def steepest(self, g: jax.Array) -> jax.Array:
         """Sign of the largest 1% of entries, of L1 norm 1: SLIDE of Tramer & Boneh, NeurIPS 2019, arXiv:1904.13000."""
-        kept = max(g.size // 100, 1)
-        sizes = jnp.abs(g)
-        top = jnp.where(sizes >= jax.lax.top_k(sizes.ravel(), kept)[0][-1], jnp.sign(g), 0.0)
+        top = jnp.where(_largest(jnp.abs(g), max(g.size // 100, 1)), jnp.sign(g), 0.0)
         return top / jnp.maximum(jnp.sum(jnp.abs(top)), 1.0)
 
     def along(self, x: jax.Array, z: jax.Array, g: jax.Array, fraction: Any) -> jax.Array:
@@ -122,7 +125,7 @@ class L1(Ball):
 @register("budget", "l0", paper="croce2019")
 @record
 class L0(Ball):
-    """At most eps entries (features, not pixels) of x_adv differ from x."""
+    """At most eps entries (features, not pixels) of x_adv differ from x; a fraction counts as the integer below."""
 
     eps: float
 
@@ -132,16 +135,15 @@ class L0(Ball):
     def project(self, x: jax.Array, z: jax.Array) -> jax.Array:
         """Keeps the eps entries whose keeping brings the result nearest to z; ties go to the first."""
         inside = jnp.clip(z, 0.0, 1.0)
-        gain = ((z - x) ** 2 - (z - inside) ** 2).ravel()
-        order = jnp.argsort(-gain, stable=True)
-        rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
-        return jnp.where((rank < self.eps).reshape(x.shape), inside, x)
+        gain = (z - x) ** 2 - (z - inside) ** 2
+        nearest = jnp.where(_largest(gain, jnp.floor(self.eps)), inside, x)
+        return jnp.where(self.size(inside - x) <= self.eps, inside, nearest)
 
     def sample(self, key: jax.Array, x: jax.Array) -> jax.Array:
         """eps entries, chosen evenly, drawn uniformly from [0, 1]."""
         where, values = jax.random.split(key)
-        order = jax.random.permutation(where, x.size).reshape(x.shape)
-        return jnp.where(order < self.eps, jax.random.uniform(values, x.shape), x)
+        rank = jax.random.permutation(where, jnp.arange(1, x.size + 1)).reshape(x.shape)
+        return jnp.where(rank <= self.eps, jax.random.uniform(values, x.shape), x)
 
     def steepest(self, g: jax.Array) -> jax.Array:
         """g / ||g||_1, the step of PGD-0 (Croce & Hein, ICCV 2019, arXiv:1909.05040)."""
@@ -158,19 +160,41 @@ def _norm(delta: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.sum(delta * delta))
 
 
-def _project(x: jax.Array, z: jax.Array, eps: Any, size: Any, shrink: Any) -> jax.Array:
-    """The feasible point x + clip(shrink(d, s)) with the largest s in [0, 1]; its size grows with s."""
-    delta = z - x
-
-    def at(s):
-        return jnp.clip(shrink(delta, s), -x, 1.0 - x)
+def _largest(sizes: jax.Array, k: Any) -> jax.Array:
+    """True at the k largest of sizes [D] >= 0, ties to the first. No sort: bisects the floats' bits, which order alike."""
+    bits = jax.lax.bitcast_convert_type(sizes.ravel().astype(jnp.float32), jnp.int32)
 
     def halve(_, bounds):
         low, high = bounds
-        middle = 0.5 * (low + high)
-        fits = size(at(middle)) <= eps
-        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
+        middle = low + (high - low) // 2
+        enough = jnp.sum(bits >= middle) >= k
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
-    s, _ = jax.lax.fori_loop(0, BISECTIONS, halve, (jnp.zeros((), x.dtype), jnp.ones((), x.dtype)))
+    last, _ = jax.lax.fori_loop(0, 31, halve, (jnp.int32(0), jnp.int32(jnp.iinfo(jnp.int32).max)))
+    above, tied = bits > last, bits == last
+    return (above | (tied & (jnp.cumsum(tied) <= k - jnp.sum(above)))).reshape(sizes.shape)
+
+
+def _soft_threshold(delta: jax.Array, t: jax.Array) -> jax.Array:
+    return jnp.sign(delta) * jnp.maximum(jnp.abs(delta) - t, 0.0)
+
+
+def _nearest(ball: Ball, x: jax.Array, z: jax.Array, shrink: Any, fits: Any, exceeds: Any) -> jax.Array:
+    """clip(x + shrink(z - x, t)) with the last t, on the way from `fits` to `exceeds`, that stays in the ball."""
+
+    def at(t):
+        return jnp.clip(x + shrink(z - x, t), 0.0, 1.0)
+
+    def inside(x_adv):
+        return ball.size(x_adv - x) <= ball.eps
+
+    def halve(_, bounds):
+        fits, exceeds = bounds
+        middle = 0.5 * (fits + exceeds)
+        good = inside(at(middle))
+        return jnp.where(good, middle, fits), jnp.where(good, exceeds, middle)
+
+    ends = jnp.asarray(fits, x.dtype), jnp.asarray(exceeds, x.dtype)
+    t, _ = jax.lax.fori_loop(0, BISECTIONS, halve, ends)
     boxed = jnp.clip(z, 0.0, 1.0)
-    return jnp.where(size(boxed - x) <= eps, boxed, jnp.clip(x + at(s), 0.0, 1.0))
+    return jnp.where(ball.eps > 0, jnp.where(inside(boxed), boxed, at(t)), x)

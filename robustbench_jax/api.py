@@ -1,0 +1,45 @@
+"""From Python: the same record as the command line gives."""
+
+from robustbench_jax.bench.cells import Cell, kind_of_model, make_cell
+from robustbench_jax.bench.records import Record
+from robustbench_jax.bench.runner import run_cell
+from robustbench_jax.bench.workshop import load_model
+from robustbench_jax.data import load_dataset
+from robustbench_jax.models import zoo
+from robustbench_jax.ops.drive import Runtime
+from robustbench_jax.registry import canonical
+from robustbench_jax.threats.evasion import check
+from robustbench_jax.types import Classifier, Dataset, UserError
+
+
+def attack(model: Classifier | str, data: Dataset | str, attack: str, budget: str, *, examples: int | None = None,
+           seed: int = 0, name: str | None = None, runtime: Runtime = Runtime()) -> Record:
+    """Attacks the first `examples` of `data` (None: all) and returns the record.
+
+    model: a Classifier, or the name of a trained one. data: a Dataset, or a call string (its test split). attack and
+    budget: call strings. name: what the record calls a Classifier that is not in the zoo.
+    Raises UserError for anything that cannot be run, before any long work.
+    """
+    written = {"attack": attack, "budget": budget, "examples": examples, "seed": seed}
+    template = make_cell(model="mlp", dataset="fashion_mnist_mini", **written)
+    model, model_text = _model(model, name)
+    data, data_text = _data(data, examples)
+    check(model, data)
+    cell = Cell(**template.model_dump() | {"model": model_text, "dataset": data_text, "defence": "", "recipe": ""})
+    return run_cell(cell, model, data, runtime=runtime)[0]
+
+
+def _model(model: Classifier | str, name: str | None) -> tuple[Classifier, str]:
+    if isinstance(model, str):
+        kind = kind_of_model(model)
+        return load_model(model), canonical(kind, model) if kind else model
+    return model, name or zoo.name_of(model) or "classifier"
+
+
+def _data(data: Dataset | str, examples: int | None) -> tuple[Dataset, str]:
+    if isinstance(data, str):
+        return load_dataset(data, "test", examples), canonical("dataset", data)
+    try:
+        return data.take(examples), canonical("dataset", data.name)
+    except UserError:
+        return data.take(examples), data.name

@@ -1,0 +1,117 @@
+"""Cells: what one result is a result of.
+
+A cell holds every component as its canonical call string, so that its id, a hash of them, is the same however it was
+written. What changes only the speed (Runtime) is not in it.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from robustbench_jax.models import zoo
+from robustbench_jax.registry import build, canonical, discover, nearest, parse, short
+from robustbench_jax.types import UserError
+
+KINDS = {"dataset": "dataset", "attack": "attack", "budget": "budget", "defence": "training", "recipe": "recipe"}
+
+
+class Cell(BaseModel):
+    """One (threat, dataset, model, defence, attack, budget, seed). examples: the first so many, None for all.
+
+    defence and recipe are those of a model that is trained for the cell; empty for one that exists already.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threat: str = "evasion"
+    dataset: str
+    split: str = "test"
+    examples: int | None = None
+    model: str
+    defence: str = ""
+    recipe: str = ""
+    attack: str
+    budget: str
+    seed: int = 0
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def victim(self) -> str:
+        """The model and how it was trained, as tables show it."""
+        return " + ".join(part for part in (self.show("model"), self.show("defence")) if part)
+
+    def show(self, field: str) -> str:
+        """A component as tables show it."""
+        text = getattr(self, field)
+        kind = kind_of_model(text) if field == "model" else KINDS[field]
+        try:
+            return short(kind, text) if text and kind else text
+        except UserError:  # a record of something that this version does not have
+            return text
+
+    def label(self) -> str:
+        return f"{self.victim} · {self.show('attack')} · {self.show('budget')}"
+
+
+def make_cell(**fields: Any) -> Cell:
+    """A cell from call strings as people write them. Raises UserError for everything that cannot be run."""
+    known = Cell.model_fields
+    for name in fields:
+        if name not in known:
+            raise UserError(f"no field '{name}' in a cell{nearest(name, known)}")
+    for name in ("dataset", "model", "attack", "budget"):
+        if not isinstance(fields.get(name), str):
+            raise UserError(f"{name} = {fields.get(name)!r} must be a call string" if name in fields
+                            else f"{name} is missing")
+    _check_numbers(fields)
+    trained = kind_of_model(fields["model"]) == "model"
+    fields = fields | {name: fields.get(name) or (default if trained else "")
+                       for name, default in (("defence", "standard"), ("recipe", "sgd"))}
+    if not trained and (fields["defence"] or fields["recipe"]):
+        raise UserError(f"'{fields['model']}' is trained already; defence and recipe are for architectures such as cnn")
+    written = {name: canonical(kind, fields[name]) if fields[name] else "" for name, kind in KINDS.items()}
+    for name in ("attack", "budget", "defence", "recipe"):
+        if fields[name]:
+            build(KINDS[name], fields[name])
+    return Cell(**fields | written | {"model": canonical_model(fields["model"])})
+
+
+def kind_of_model(text: str) -> str | None:
+    """"model" for an architecture, "pretrained" for checkpoint(...), None for a name in the zoo.
+
+    Raises UserError for a name that is none of them.
+    """
+    name = parse(text).name
+    if zoo.is_shipped(text):
+        return None
+    kinds = {kind: discover(kind) for kind in ("pretrained", "model")}
+    for kind, entries in kinds.items():
+        if name in entries:
+            return kind
+    everything = [*kinds["model"], *kinds["pretrained"], *zoo.names()]
+    raise UserError(f"no model '{name}'{nearest(name, everything)}")
+
+
+def canonical_model(text: str) -> str:
+    kind = kind_of_model(text)
+    if kind is None:
+        zoo.require(text)
+        return text
+    return canonical(kind, text)
+
+
+def _check_numbers(fields: dict[str, Any]) -> None:
+    threats = discover("threat")
+    if fields.get("threat", "evasion") not in threats:
+        raise UserError(f"no threat '{fields['threat']}'{nearest(str(fields['threat']), threats)}")
+    if fields.get("split", "test") not in ("train", "test"):
+        raise UserError(f"split = {fields['split']!r} must be train or test")
+    for name, least in (("examples", 1), ("seed", 0)):
+        value = fields.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise UserError(f"{name} = {value!r} must be a whole number of at least {least}")

@@ -1,0 +1,104 @@
+"""Sweep files: TOML to cells.
+
+    title = "..."                 expected = "what should come out"      duration = "how long it takes"
+    [[sweep]]                     # a list is an axis, a table is the product of its axes
+    model = ["fashion_mnist/clean/standard", "fashion_mnist/linf/pgd_at"]
+    attack = "pgd(steps=40)"
+    budget = ["linf(0.05)", "linf(0.1)"]
+    [runtime]                     # speed only: width, chunk, devices
+"""
+
+import itertools
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from robustbench_jax.bench.cells import Cell, make_cell
+from robustbench_jax.ops.drive import Runtime
+from robustbench_jax.registry import nearest
+from robustbench_jax.types import UserError
+
+TEXTS = ("title", "expected", "duration")
+RUNTIME = tuple(field.name for field in fields(Runtime))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """name: of the file; title, expected and duration: what the file says of itself; cells in the file's order."""
+
+    name: str
+    title: str
+    expected: str
+    duration: str
+    cells: tuple[Cell, ...]
+    runtime: Runtime
+
+
+def load_sweep(path: str | Path, overrides: list[str] | None = None) -> Sweep:
+    """Reads a sweep file and checks every cell of it. overrides: "key=value" for every [[sweep]], "runtime.width=64".
+
+    Raises UserError that names the file and what is wrong in it.
+    """
+    try:
+        tables = tomllib.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: {error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text file") from None
+    for override in overrides or ():
+        _override(tables, override)
+    try:
+        return _sweep(Path(path).stem, tables)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _sweep(name: str, tables: dict[str, Any]) -> Sweep:
+    known = (*TEXTS, "sweep", "runtime")
+    for key in tables:
+        if key not in known:
+            raise UserError(f"no key '{key}' in a sweep file{nearest(key, known)}")
+    sweeps = tables.get("sweep", [])
+    if not isinstance(sweeps, list) or not sweeps or not all(isinstance(table, dict) for table in sweeps):
+        raise UserError("there is no [[sweep]] in it")
+    runtime = tables.get("runtime", {})
+    for key in runtime:
+        if key not in RUNTIME:
+            raise UserError(f"no key '{key}' in [runtime]{nearest(key, RUNTIME)}")
+    cells = {cell.id: cell for table in sweeps for cell in _product(table)}
+    return Sweep(name, *(str(tables.get(key, "")) for key in TEXTS), tuple(cells.values()), Runtime(**runtime))
+
+
+def _product(table: dict[str, Any]) -> list[Cell]:
+    for key in table:
+        if key not in Cell.model_fields:
+            raise UserError(f"no key '{key}' in [[sweep]]{nearest(key, Cell.model_fields)}")
+        if table[key] == []:
+            raise UserError(f"{key} = [] leaves no cell")
+    axes = [value if isinstance(value, list) else [value] for value in table.values()]
+    return [make_cell(**dict(zip(table, values, strict=True))) for values in itertools.product(*axes)]
+
+
+def _override(tables: dict[str, Any], text: str) -> None:
+    """Applies one "key=value": the value as TOML has it, or as plain text."""
+    key, equals, written = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {text}: write key=value, e.g. --set examples=100")
+    try:
+        value = tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = written.strip()
+    section, _, name = key.strip().rpartition(".")
+    if section == "runtime":
+        tables.setdefault("runtime", {})[name] = value
+    elif not section and name in TEXTS:
+        tables[name] = value
+    elif not section and name in Cell.model_fields:
+        for table in tables.get("sweep", []):
+            table[name] = value
+    else:
+        known = (*Cell.model_fields, *TEXTS, *(f"runtime.{field}" for field in RUNTIME))
+        raise UserError(f"--set {text}: no key '{key.strip()}'{nearest(key.strip(), known)}")

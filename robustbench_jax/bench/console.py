@@ -1,0 +1,140 @@
+"""What people see while it runs: progress bars, tables and messages on stderr; catalogues on stdout."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from robustbench_jax.bench import report
+from robustbench_jax.bench.cells import Cell
+from robustbench_jax.bench.leaderboard import alarms, tables
+from robustbench_jax.bench.records import Record
+from robustbench_jax.models import zoo
+from robustbench_jax.registry import discover
+
+err = Console(stderr=True, highlight=False)
+if not err.is_terminal:
+    err = Console(stderr=True, highlight=False, width=120)
+
+
+class Rate(ProgressColumn):
+    """Steps a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.1f}/s" if task.speed else "–/s", style="dim")
+
+
+class Bars:
+    """One bar for the sweep, one for what is running in it."""
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+        self.tasks: dict[str, Any] = {}
+
+    def cells(self, count: int) -> Callable[[int, Cell, int], Callable[[int], None]]:
+        """For the runner: told of each cell, it returns what reports the examples that are settled."""
+        whole = self.progress.add_task("cells", total=count) if count > 1 else None
+
+        def begin(number: int, cell: Cell, examples: int) -> Callable[[int], None]:
+            if whole is not None:
+                self.progress.update(whole, completed=number)
+            task = self._fresh("attack", cell.label(), examples)
+
+            def settled(done: int) -> None:
+                self.progress.update(task, completed=done)
+                if whole is not None and done == examples:
+                    self.progress.update(whole, completed=number + 1)
+
+            return settled
+
+        return begin
+
+    def training(self, what: str, step: Any) -> None:
+        """For fit: loss and accuracy of the last reported step."""
+        name = f"training {what.split('(')[0]} · loss {step.loss:.3f} · accuracy {step.accuracy:.3f}"
+        task = self.tasks.get("training")
+        if task is None:
+            task = self._fresh("training", name, step.steps)
+        self.progress.update(task, description=name, completed=step.step)
+        if step.step == step.steps:
+            self.progress.remove_task(self.tasks.pop("training"))
+
+    def _fresh(self, slot: str, description: str, total: int) -> Any:
+        if slot in self.tasks:
+            self.progress.remove_task(self.tasks[slot])
+        self.tasks[slot] = self.progress.add_task(description, total=total)
+        return self.tasks[slot]
+
+
+@contextmanager
+def progress() -> Iterator[Bars]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), Rate(),
+               TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bars:
+        yield Bars(bars)
+
+
+def say(text: str) -> None:
+    err.print(text, markup=False, soft_wrap=True)
+
+
+def show(records: list[Record]) -> None:
+    """The leaderboard on the terminal, with its alarms."""
+    for board in tables(records):
+        err.print(report.terminal(board))
+    for warning in alarms(records):
+        say(f"ALARM {warning}")
+
+
+def show_record(record: Record) -> None:
+    """One record's metrics."""
+    table = Table(title=record.cell.label(), title_justify="left", header_style="bold")
+    for head in ("metric", "value", "95% interval", "n"):
+        table.add_column(head, justify="left" if head == "metric" else "right")
+    for name, m in record.metrics.items():
+        known = m.value is not None
+        interval = f"{m.low:.4g} – {m.high:.4g}" if known and m.low is not None else "–"
+        table.add_row(name.replace("_", " "), f"{m.value:.4g}" if known else "–", interval, str(m.n))
+    err.print(table)
+    t = record.timing
+    say(f"{t.run_s:.1f} s, and {t.compile_s:.1f} s compiling; {t.forward_evaluations:,} forward and "
+        f"{t.gradient_evaluations:,} gradient evaluations")
+
+
+def catalogue(what: str, kind: str | None) -> None:
+    """Prints what is registered of one kind, with arguments and defaults."""
+    out = Console(highlight=False)
+    out.print(f"[bold]{what}[/bold]")
+    if what == "zoo":
+        for name in zoo.names():
+            out.print(f"  {name}", markup=False)
+    for name, entry in discover(kind).items() if kind else ():
+        arguments = ", ".join(_argument(k, p) for k, p in entry.parameters.items())
+        line = (inspect.getdoc(entry.make) or "").splitlines()
+        facts = [entry.facts.get("access"), entry.paper]
+        tail = ", ".join(fact for fact in facts if fact)
+        out.print(f"  {name}({arguments})" + (f"  [{tail}]" if tail else ""), markup=False, soft_wrap=True)
+        if line:
+            out.print(f"      {line[0]}", markup=False, style="dim", soft_wrap=True)
+
+
+def _argument(name: str, parameter: inspect.Parameter) -> str:
+    if parameter.default is inspect.Parameter.empty:
+        return name
+    return f"{name}={parameter.default!r}"
+

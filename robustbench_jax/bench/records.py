@@ -1,0 +1,137 @@
+"""Records: one JSON file a cell, written once and whole; larger arrays beside it.
+
+A file is written under another name, flushed to the disk and renamed, so what can be read is whole. Records are never
+edited: every table is computed from them.
+"""
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from robustbench_jax.bench.cells import Cell
+from robustbench_jax.types import Outcome, UserError
+
+SCHEMA = 1
+CELLS, ARRAYS = "cells", "arrays"
+
+
+class MetricValue(BaseModel):
+    """One number: its sample size, its 95% interval and its definition; null where there is nothing to count."""
+
+    value: float | None
+    n: int
+    low: float | None
+    high: float | None
+    definition: str = ""
+
+
+class Timing(BaseModel):
+    """compile_s and run_s are seconds of wall time; evaluations are summed over all examples."""
+
+    compile_s: float = 0.0
+    run_s: float = 0.0
+    forward_evaluations: int = 0
+    gradient_evaluations: int = 0
+
+
+class Record(BaseModel):
+    """What running one cell found. status "failed": `error` is the traceback and there are no metrics."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    id: str
+    status: Literal["ok", "failed"] = "ok"
+    error: str | None = None
+    cell: Cell
+    metrics: dict[str, MetricValue] = {}
+    per_example: dict[str, list[bool | int | float | None]] = {}
+    timing: Timing = Timing()
+    provenance: dict[str, Any] = {}
+    papers: list[str] = []
+
+    def to_json(self) -> str:
+        """One JSON object; per-example lists on one line each, so that a file can be read and compared by eye."""
+        return json.dumps(self.model_dump(by_alias=True), allow_nan=False)
+
+
+def record_of(cell: Cell, outcome: Outcome, timing: Timing, provenance: dict[str, Any]) -> Record:
+    """The record of an outcome: arrays of one number an example go into it, the rest is for `write_arrays`."""
+    small = {name: _listed(values) for name, values in outcome.arrays.items() if values.ndim == 1}
+    metrics = {name: MetricValue(**vars(metric)) for name, metric in outcome.metrics.items()}
+    return Record(id=cell.id, cell=cell, metrics=metrics, per_example=small, timing=timing, provenance=provenance,
+                  papers=list(outcome.papers))
+
+
+def write(directory: str | Path, record: Record) -> Path:
+    """Writes DIRECTORY/cells/ID.json. UserError where the disk is full or may not be written."""
+    path = Path(directory, CELLS, f"{record.id}.json")
+    write_whole(path, lambda file: file.write(record.to_json().encode() + b"\n"))
+    return path
+
+
+def write_arrays(directory: str | Path, id: str, arrays: dict[str, np.ndarray]) -> Path:
+    """Writes DIRECTORY/arrays/ID.npz."""
+    path = Path(directory, ARRAYS, f"{id}.npz")
+    write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+    return path
+
+
+def write_whole(path: Path, fill: Callable[[Any], Any]) -> None:
+    """Calls `fill` with a binary file that becomes `path` when it is whole, and vanishes otherwise."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        raise UserError(f"could not write {path}: {why}; what was written before is whole") from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def read(path: str | Path) -> Record:
+    """One record. UserError for a file that is cut short or of another kind, naming the field."""
+    try:
+        return Record.model_validate_json(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "no text"}
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} is no whole record ({where + ': ' if where else ''}{first['msg']}); delete it and run "
+                        "the sweep again") from None
+
+
+def read_all(directory: str | Path) -> tuple[list[Record], list[str]]:
+    """All records in DIRECTORY/cells, or in DIRECTORY itself, by id; and a line for each file that is none."""
+    root = Path(directory, CELLS) if Path(directory, CELLS).is_dir() else Path(directory)
+    if not root.is_dir():
+        raise UserError(f"there is no directory '{directory}'")
+    records, damaged = [], []
+    for path in sorted(root.glob("*.json")):
+        try:
+            records.append(read(path))
+        except UserError as error:
+            damaged.append(str(error))
+    return records, damaged
+
+
+def _listed(values: np.ndarray) -> list:
+    if values.dtype.kind == "f":
+        return [None if not np.isfinite(value) else float(f"{value:.7g}") for value in values]
+    return values.tolist()

@@ -1,0 +1,130 @@
+"""The runner: cells to records, one after another, in this process.
+
+A cell that fails leaves a record with its traceback and the sweep goes on. A rerun does only what is missing, failed,
+cut short, or was measured on other data or weights. Stopping loses at most the cell that is running.
+"""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from robustbench_jax.bench import records
+from robustbench_jax.bench.cells import Cell
+from robustbench_jax.bench.clock import Clock
+from robustbench_jax.bench.provenance import provenance
+from robustbench_jax.bench.records import Record, Timing
+from robustbench_jax.bench.workshop import Workshop
+from robustbench_jax.models.files import digest
+from robustbench_jax.ops.drive import Runtime
+from robustbench_jax.registry import build, entry, parse
+from robustbench_jax.types import Classifier, Dataset, Outcome, UserError
+
+Report = Callable[[int], None]
+
+
+@dataclass
+class Summary:
+    """What a sweep did: cells run, cells whose record was there already, cells that failed."""
+
+    ran: list[Cell] = field(default_factory=list)
+    kept: list[Cell] = field(default_factory=list)
+    failed: list[tuple[Cell, str]] = field(default_factory=list)
+
+
+def run_cell(cell: Cell, model: Classifier, data: Dataset, *, runtime: Runtime = Runtime(),
+             report: Report = lambda settled: None) -> tuple[Record, Outcome]:
+    """Runs the threat's procedure on things that are already made."""
+    made = provenance(data=data.digest, weights=_digest(model), seed=cell.seed)
+    with Clock() as clock:
+        outcome = entry("threat", cell.threat).make(
+            jax.random.key(cell.seed), model, data, build("attack", cell.attack), build("budget", cell.budget),
+            runtime=runtime, report=report)
+    timing = Timing(compile_s=round(clock.compile_s, 3), run_s=round(clock.run_s, 3), **outcome.counts)
+    record = records.record_of(cell, outcome, timing, made)
+    return record.model_copy(update={"papers": papers(cell)}), outcome
+
+
+def run_sweep(cells: tuple[Cell, ...], out: str | Path, *, runtime: Runtime, workshop: Workshop,
+              begin: Callable[[int, Cell, int], Report] = lambda number, cell, examples: lambda settled: None) -> Summary:
+    """Runs what is missing of `cells` into the directory `out`. `begin` is told of each cell and gives its report."""
+    summary = Summary()
+    have = {record.id: record for record in records.read_all(out)[0]} if Path(out, records.CELLS).is_dir() else {}
+    for number, cell in enumerate(cells):
+        try:
+            data = workshop.dataset(cell.dataset, cell.split, cell.examples)
+            model = workshop.victim(cell)
+            if cell.id in have and _still_true(have[cell.id], model, data):
+                summary.kept.append(cell)
+                begin(number, cell, len(data))(len(data))
+                continue
+            record, outcome = run_cell(cell, model, data, runtime=runtime, report=begin(number, cell, len(data)))
+            keep(out, record, outcome)
+            summary.ran.append(cell)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            summary.failed.append((cell, reason))
+            records.write(out, Record(id=cell.id, status="failed", error=traceback.format_exc(), cell=cell,
+                                      provenance=provenance(seed=cell.seed), papers=papers(cell)))
+    return summary
+
+
+def keep(out: str | Path, record: Record, outcome: Outcome) -> None:
+    """Writes the adversarial examples, then the record: a record that can be read has its arrays."""
+    records.write_arrays(out, record.id, _broken(outcome))
+    records.write(out, record)
+
+
+def papers(cell: Cell) -> list[str]:
+    """BibTeX keys of everything that the cell used."""
+    found: dict[str, None] = {}
+    for kind, text in (("attack", cell.attack), ("budget", cell.budget), ("dataset", cell.dataset),
+                       ("training", cell.defence)):
+        for name, of in _parts(kind, text) if text else ():
+            paper = entry(of, name).paper
+            if paper:
+                found[paper] = None
+    return list(found)
+
+
+def _parts(kind: str, text: Any) -> list[tuple[str, str]]:
+    """(name, kind) of a call and of the calls inside it."""
+    call = parse(text)
+    inner = []
+    for key, value in call.kwargs:
+        of = entry(kind, call.name).parts.get(key)
+        for part in (value if isinstance(value, tuple) else (value,)) if of else ():
+            inner += _parts(of, part)
+    return [(call.name, kind), *inner]
+
+
+def _still_true(record: Record, model: Classifier, data: Dataset) -> bool:
+    same = record.provenance.get("data") == data.digest and record.provenance.get("weights") == _digest(model)
+    return record.status == "ok" and same
+
+
+def _digest(model: Classifier) -> str:
+    return digest(model.params) if isinstance(model.params, dict) else digest(
+        {f"{i:04d}": leaf for i, leaf in enumerate(jax.tree.leaves(model.params))})
+
+
+def _broken(outcome: Outcome) -> dict[str, np.ndarray]:
+    """The adversarial examples that were found, and which examples they belong to."""
+    ids = np.flatnonzero(outcome.arrays["clean_correct"] & ~outcome.arrays["robust"])
+    return {"ids": ids, "x_adv": outcome.arrays["x_adv"][ids]}
+
+
+def require_out(out: str | Path) -> Path:
+    """The directory `out`, made if need be. UserError where that cannot be, before any long work."""
+    path = Path(out)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        records.write_whole(path / ".writable", lambda file: file.write(b""))
+        (path / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror}") from None
+    return path
