@@ -1,7 +1,7 @@
 """Metrics: each with its definition, its denominator and which direction is good for the defender.
 
-Proportions carry the exact 95% interval (Clopper-Pearson), means the percentile bootstrap. Where the denominator is
-0 the value is None, never NaN.
+Proportions carry the exact 95% interval (Clopper-Pearson), means the percentile bootstrap. Where the
+denominator is 0 the value is None, never NaN.
 """
 
 from dataclasses import dataclass
@@ -22,17 +22,23 @@ class Definition:
 
 
 DEFINITIONS = {
-    "clean_accuracy": Definition("share of images that the model classifies correctly", "all images", "higher"),
-    "robust_accuracy": Definition("share of images that the model classifies correctly and that the attack, within "
-                                  "the budget, does not make it misclassify", "all images", "higher"),
-    "attack_success_rate": Definition("share of correctly classified images on which the attack reaches its goal",
-                                      "correctly classified images", "lower"),
-    "perturbation_size": Definition("mean norm of x_adv - x, in the budget's norm, over successful attacks",
-                                    "successful attacks", "higher"),
-    "forwards_per_image": Definition("mean number of forward evaluations of the model that the attack spent",
-                                     "attacked images", "higher"),
-    "gradients_per_image": Definition("mean number of gradient evaluations of the model that the attack spent",
-                                      "attacked images", "higher"),
+    "clean_accuracy": Definition(
+        "share of images that the model classifies correctly", "all images", "higher"),
+    "robust_accuracy": Definition(
+        "share of images that the model classifies correctly and that the attack, within the budget, does "
+        "not make it misclassify", "all images", "higher"),
+    "attack_success_rate": Definition(
+        "share of correctly classified images on which the attack reaches its goal",
+        "correctly classified images", "lower"),
+    "perturbation_size": Definition(
+        "mean norm of x_adv - x, in the budget's norm, over successful attacks",
+        "successful attacks", "higher"),
+    "forwards_per_image": Definition(
+        "mean number of forward evaluations of the model that the attack spent",
+        "attacked images", "higher"),
+    "gradients_per_image": Definition(
+        "mean number of gradient evaluations of the model that the attack spent",
+        "attacked images", "higher"),
 }
 
 

@@ -20,6 +20,7 @@ import optax
 
 from robustbench_jax.keys import per_example, stream
 from robustbench_jax.ops.drive import on_cpu
+from robustbench_jax.ops.images import as_unit
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.types import Classifier, Dataset, UserError, record
 
@@ -192,7 +193,7 @@ def _train_many(keys, state: Fit, x, y, ids, *, defence, recipe, net, total) -> 
 @partial(jax.jit, static_argnames="kind")
 def _augment(key, x, kind: str) -> jax.Array:
     """uint8 [B, H, W, C] to float32 in [0, 1], cropped and mirrored example by example."""
-    x = x.astype(jnp.float32) / 255
+    x = as_unit(x)
     pad = x.shape[1] // 8
 
     def one(key, image):

@@ -21,13 +21,19 @@ def dataset(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], source: str)
     return Dataset(x, y, classes, source)
 
 
+def enough(count: int, limit: int | None, source: str) -> None:
+    """UserError, before anything is decoded, where a source of `count` examples cannot fill `limit`."""
+    if limit is not None and limit > count:
+        raise UserError(f"examples = {limit}: {source} has {count}, so give 1 to {count}")
+
+
 def images(x: np.ndarray, source: str) -> np.ndarray:
     """uint8 [N, H, W, C]; float images are rounded to the nearest of the 256 levels."""
     x = x[..., None] if x.ndim == 3 else x
     if x.ndim != 4 or not x.size:
         raise UserError(f"{source}: images have shape {list(x.shape)}; [N, H, W, C] of at least 1 is needed")
     if x.shape[-1] not in (1, 3, 4) and x.shape[1] in (1, 3):
-        raise UserError(f"{source}: images have shape {list(x.shape)}, not channels last, [N, H, W, C]")
+        raise UserError(f"{source}: images have shape {list(x.shape)}: channels first, not last")
     if x.dtype == np.uint8:
         return np.ascontiguousarray(x)
     if not np.issubdtype(x.dtype, np.floating):

@@ -1,7 +1,7 @@
 """image_folder("dir"): anybody's images, one folder a class.
 
-dir/CLASS/*.png or *.jpg, or dir/train/CLASS/... and dir/test/CLASS/...; classes and files in alphabetical order,
-one file of each class in turn, so that the first few images are not all of one class.
+dir/CLASS/*.png or *.jpg, or dir/train/CLASS/... and dir/test/CLASS/...; classes and files in alphabetical
+order, one file of each class in turn, so that the first few images are not all of one class.
 """
 
 from pathlib import Path
@@ -43,6 +43,7 @@ class ImageFolder:
         files = [(file, label) for label, name in enumerate(classes) for file in _pictures(root / name)]
         if not files:
             raise UserError(f"{root} holds no images; {root}/CLASS/*.png or *.jpg is expected")
+        checks.enough(len(files), limit, str(root))
         chosen = _in_turn(files)[:limit]
         images = [self._image(file) for file, _ in chosen]
         _require_one_size(images, chosen)

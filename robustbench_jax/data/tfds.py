@@ -1,14 +1,16 @@
 """Public datasets through TensorFlow Datasets, read from the disk without TensorFlow.
 
-A dataset prepared in a random-access file format (array_record) under $TFDS_DATA_DIR, or ~/tensorflow_datasets,
-is read example by example; nothing is downloaded here. TFDS shuffles what it prepares: CIFAR-10, CIFAR-100 and SVHN
-keep ids, which give the original order back; MNIST and ImageNet stay in TFDS's order, the same on every machine.
+A dataset prepared in a random-access file format (array_record) under $TFDS_DATA_DIR or ~/tensorflow_datasets
+is read example by example; nothing is downloaded here. TFDS shuffles what it prepares: CIFAR-10, CIFAR-100
+and SVHN keep ids, which give the original order back; MNIST and ImageNet stay in TFDS's order, the same on
+every machine.
 """
 
 import io
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +32,16 @@ def directory() -> Path:
 def prepared(name: str) -> Path | None:
     """The newest prepared version of a dataset on this disk."""
     versions = [info.parent for info in (directory() / name).glob("*/dataset_info.json")]
-    return max(versions, key=lambda path: [int(digits) for digits in re.findall(r"\d+", path.name)], default=None)
+    return max(versions, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)], default=None)
 
 
 def how_to_get(name: str, before: str = "") -> str:
-    """TensorFlow is needed by the builders that prepare these datasets, and never again."""
+    """TensorFlow is needed by the builders that prepare these datasets, and never again.
+
+    So is importlib_resources, which TFDS 4.9.10 imports without requiring it.
+    """
     program = f"tfds.builder('{name}', file_format='array_record').download_and_prepare()"
-    return (f"{before}with TensorFlow installed for this once (pip install tensorflow), run "
+    return (f"{before}with TensorFlow for this once (pip install tensorflow importlib_resources), run "
             f'python -c "import tensorflow_datasets as tfds; {program}"')
 
 
@@ -56,8 +61,7 @@ class Source:
     def first(self, limit: int | None) -> Iterator[dict]:
         """The first examples, in the order of their ids where they have one, else in TFDS's own order."""
         count = len(self.examples)
-        if limit is not None and limit > count:
-            raise UserError(f"examples = {limit}: {self.name} has {count}, so give 1 to {count}")
+        checks.enough(count, limit, self.name)
         if not self.ids:
             return (self.examples[i] for i in range(limit or count))
         every = (self.examples[i] for i in range(count))
@@ -66,20 +70,23 @@ class Source:
 
 def load(name: str, split: str, limit: int | None, classes: tuple[str, ...] | None) -> Dataset:
     """The first `limit` examples of a prepared dataset whose images all have one size."""
-    source = open_source(name, split)
-    pairs = [(source.image(example), example["label"]) for example in source.first(limit)]
+    with opened(name, split) as source:
+        pairs = [(source.image(example), example["label"]) for example in source.first(limit)]
     x, y = np.stack([image for image, _ in pairs]), np.array([label for _, label in pairs])
     return checks.dataset(x, y, classes or source.classes, name)
 
 
-def open_source(name: str, split: str) -> Source:
-    """Raises UserError for a dataset that is not prepared, or not readable in this form."""
+@contextmanager
+def opened(name: str, split: str) -> Iterator[Source]:
+    """UserError, here or in the body, for a dataset that is not prepared, damaged or in another format."""
     where = prepared(name)
     if where is None:
         raise UserError(f"dataset '{name}' is not prepared in {directory()}: {how_to_get(name)}")
     again = f"delete {where} and prepare it again: {how_to_get(name)}"
     try:
-        return _open(name, where, split)
+        yield _open(name, where, split)
+    except UserError:
+        raise
     except NotImplementedError:
         raise UserError(f"{name} is in a file format without random access; {again}") from None
     except Exception as error:  # whatever TFDS raises for files that are cut short or missing
@@ -150,9 +157,9 @@ class SVHN(Prepared):
 @register("dataset", "imagenet2012", paper="russakovsky2015")
 @record
 class ImageNet(Prepared):
-    """1,281,167 training and 50,000 validation images (split "test"), 1,000 classes (Russakovsky et al., 2015).
+    """1,281,167 training and 50,000 validation images (split "test") of 1,000 classes (Russakovsky et al.).
 
-    resize: the shorter side before the centre crop; size: the side of the crop. Only what is asked for is read.
+    resize: the shorter side before the centre crop; size: the side of the crop. Only `limit` images are read.
     """
 
     classes = None
@@ -169,9 +176,13 @@ class ImageNet(Prepared):
         return how_to_get(self.name, f"put {files} into {directory()}/downloads/manual, then ")
 
     def load(self, split: str, limit: int | None) -> Dataset:
-        source = open_source(self.name, "validation" if split == "test" else split)
-        count = limit or len(source.examples)
-        x, y = np.empty((count, self.size, self.size, 3), np.uint8), np.empty(count, np.int64)
-        for i, example in enumerate(source.first(limit)):
-            x[i], y[i] = centre_crop(source.image(example), self.size, self.resize), example["label"]
+        with opened(self.name, "validation" if split == "test" else split) as source:
+            x, y = self._cropped(source, limit)
         return checks.dataset(x, y, source.classes, self.name)
+
+    def _cropped(self, source: Source, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+        examples, count = source.first(limit), limit or len(source.examples)
+        x, y = np.empty((count, self.size, self.size, 3), np.uint8), np.empty(count, np.int64)
+        for i, example in enumerate(examples):
+            x[i], y[i] = centre_crop(source.image(example), self.size, self.resize), example["label"]
+        return x, y

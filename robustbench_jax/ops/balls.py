@@ -1,11 +1,12 @@
 """Norm balls around an image, cut by the box [0, 1].
 
-`project` is the exact Euclidean projection onto ball and box together, not one after the other: with multipliers, the
-nearest point is clip(x + shrink(z - x, t), 0, 1) for one scalar t, which a fixed number of bisections finds (L2, L1);
-for L1 see Croce & Hein, ICML 2021, arXiv:2103.01208. What comes back lies in the box exactly, is x itself for eps = 0
-and z itself where z is feasible. Its size, as float32 computes it, is at most eps: the search measures the rounded
-point, not the ideal one. Summing up to 150,528 entries in float32 leaves a relative error below 1e-6 (tested).
-Shapes: D input shape, any. One example; x in the box; `eps` may be traced.
+`project` is the exact Euclidean projection onto ball and box together, not one after the other: with
+multipliers, the nearest point is clip(x + shrink(z - x, t), 0, 1) for one scalar t, which a fixed number of
+bisections finds (L2, L1); for L1 see Croce & Hein, ICML 2021, arXiv:2103.01208. What comes back lies in the
+box exactly, is x itself for eps = 0 and z itself where z is feasible. The search measures the rounded
+point, not the ideal one, so its size is at most eps * (1 + 1e-6), in float32 and in float64, up to 150,528
+entries.
+Shapes: D input shape, any. One example, float32; x in the box; `eps` may be traced.
 """
 
 import math
@@ -24,7 +25,8 @@ TINY = 1e-30
 
 def _require_radius(name: str, eps: Any) -> None:
     if isinstance(eps, int | float | np.number) and not (0 <= eps < math.inf):
-        raise UserError(f"{name}: eps = {eps} must be a finite number of at least 0; write e.g. {name}(8/255)")
+        example = "l0(10)" if name == "l0" else f"{name}(8/255)"
+        raise UserError(f"{name}: eps = {eps} must be a finite number of at least 0; write e.g. {example}")
 
 
 class Ball:
@@ -34,7 +36,7 @@ class Ball:
         _require_radius(self.registered[1], self.eps)
 
     def along(self, x: jax.Array, z: jax.Array, g: jax.Array, fraction: Any) -> jax.Array:
-        """The feasible point [D] after a step from `z` of size fraction * eps in the steepest direction of `g`."""
+        """The feasible point [D] a step of size fraction * eps from `z` in the steepest direction of `g`."""
         return self.project(x, z + fraction * self.eps * self.steepest(g))
 
 
@@ -108,11 +110,11 @@ class L1(Ball):
         """Uniform in the ball (normalised exponentials with signs), projected onto ball and box."""
         sizes, signs = jax.random.split(key)
         spacing = jax.random.exponential(sizes, (x.size + 1,))
-        delta = (spacing[:-1] / jnp.sum(spacing)).reshape(x.shape) * jax.random.rademacher(signs, x.shape, x.dtype)
-        return self.project(x, x + self.eps * delta)
+        sizes = (spacing[:-1] / jnp.sum(spacing)).reshape(x.shape)
+        return self.project(x, x + self.eps * sizes * jax.random.rademacher(signs, x.shape, x.dtype))
 
     def steepest(self, g: jax.Array) -> jax.Array:
-        """Sign of the largest 1% of entries, of L1 norm 1: SLIDE of Tramer & Boneh, NeurIPS 2019, arXiv:1904.13000."""
+        """Sign of the largest 1% of entries, of L1 norm 1 (SLIDE: Tramer & Boneh, 2019, arXiv:1904.13000)."""
         top = jnp.where(_largest(jnp.abs(g), max(g.size // 100, 1)), jnp.sign(g), 0.0)
         return top / jnp.maximum(jnp.sum(jnp.abs(top)), 1.0)
 
@@ -125,7 +127,7 @@ class L1(Ball):
 @register("budget", "l0", paper="croce2019")
 @record
 class L0(Ball):
-    """At most eps entries (features, not pixels) of x_adv differ from x; a fraction counts as the integer below."""
+    """At most eps entries (features, not pixels) of x_adv differ from x; eps is rounded down."""
 
     eps: float
 
@@ -152,7 +154,7 @@ class L0(Ball):
         return scaled / jnp.maximum(jnp.sum(jnp.abs(scaled)), 1.0)
 
     def along(self, x: jax.Array, z: jax.Array, g: jax.Array, fraction: Any) -> jax.Array:
-        """As PGD-0: a step of L1 length fraction * D, `fraction` of the box for the average entry, whatever eps is."""
+        """As PGD-0, whatever eps is: a step of L1 length fraction * D, `fraction` for the average entry."""
         return self.project(x, z + fraction * g.size * self.steepest(g))
 
 
@@ -161,7 +163,7 @@ def _norm(delta: jax.Array) -> jax.Array:
 
 
 def _largest(sizes: jax.Array, k: Any) -> jax.Array:
-    """True at the k largest of sizes [D] >= 0, ties to the first. No sort: bisects the floats' bits, which order alike."""
+    """True at the k largest of sizes [D] >= 0, ties to the first. Bisects the bits, ordered as the floats."""
     bits = jax.lax.bitcast_convert_type(sizes.ravel().astype(jnp.float32), jnp.int32)
 
     def halve(_, bounds):
@@ -180,7 +182,7 @@ def _soft_threshold(delta: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def _nearest(ball: Ball, x: jax.Array, z: jax.Array, shrink: Any, fits: Any, exceeds: Any) -> jax.Array:
-    """clip(x + shrink(z - x, t)) with the last t, on the way from `fits` to `exceeds`, that stays in the ball."""
+    """clip(x + shrink(z - x, t)) with the last t from `fits` towards `exceeds` that stays in the ball."""
 
     def at(t):
         return jnp.clip(x + shrink(z - x, t), 0.0, 1.0)

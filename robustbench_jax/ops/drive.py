@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustbench_jax.keys import stream
+from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.ledger import Ledger
 from robustbench_jax.ops.views import view
 from robustbench_jax.types import Classifier, EvasionAttack, Problem, State, UserError, record
@@ -150,11 +151,6 @@ def judge(model: Classifier, budget: Any, goal: str, x: np.ndarray, x_adv: np.nd
     return judged[0][: len(x)], judged[1][: len(x)]
 
 
-def as_unit(x: np.ndarray) -> np.ndarray:
-    """Images as float32 in [0, 1], the way the driver hands them to models."""
-    return x.astype(np.float32) / 255 if x.dtype == np.uint8 else np.array(x, np.float32)
-
-
 def _settled(report: Callable, known: int, last: bool, broken: int, finished: int) -> None:
     report(known + (finished if last else broken))
 
@@ -275,7 +271,7 @@ class Bucket:
 
 @jax.jit
 def _start(key, attack, model, budget, x, y, ids, item) -> tuple[Lane, State]:
-    x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+    x = as_unit(x)
 
     def one(x, y, id, item):
         target = jnp.full((), -1, jnp.int32)
@@ -317,7 +313,7 @@ def _steps(key, attack, model, budget, lanes, states, count):
 
 @partial(jax.jit, static_argnames="goal")
 def _judge(model, budget, goal, x, x_adv, y, target):
-    x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+    x = as_unit(x)
 
     def one(x, x_adv, y, target):
         x_adv = budget.project(x, x_adv)
@@ -328,7 +324,7 @@ def _judge(model, budget, goal, x, x_adv, y, target):
 
 @jax.jit
 def _logits(model, x):
-    return jax.vmap(model)(x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x)
+    return jax.vmap(model)(as_unit(x))
 
 
 @jax.jit

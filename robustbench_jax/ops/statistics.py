@@ -18,7 +18,7 @@ class Interval(NamedTuple):
 
 
 def clopper_pearson(successes: int, n: int, alpha: float = 0.05) -> Interval:
-    """The exact interval of a proportion (Clopper & Pearson, Biometrika 1934): covers with at least 1 - alpha."""
+    """The exact interval of a proportion (Clopper & Pearson, 1934): covers with at least 1 - alpha."""
     return _proportion(successes, n, alpha, "exact", "two-sided")
 
 
@@ -32,8 +32,9 @@ def wilson(successes: int, n: int, alpha: float = 0.05) -> Interval:
     return _proportion(successes, n, alpha, "wilson", "two-sided")
 
 
-def bootstrap_mean(values: np.ndarray, *, seed: int = 0, resamples: int = 9999, alpha: float = 0.05) -> Interval:
-    """Percentile bootstrap interval of the mean of values [N]; a single value is its own interval."""
+def bootstrap_mean(values: np.ndarray, *, seed: int = 0, resamples: int = 9999,
+                   alpha: float = 0.05) -> Interval:
+    """Percentile bootstrap interval of the mean of values [N]; equal values are their own interval."""
     values = _vector("values", values)
     return _bootstrap(values, seed, resamples, alpha)
 
@@ -57,7 +58,7 @@ class McNemar:
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> McNemar:
-    """Are a [N] and b [N] (bool, same examples) true equally often? Exact binomial test of the discordant pairs."""
+    """Are a [N] and b [N] (bool, same examples) true equally often? Exact test of the discordant pairs."""
     a, b = np.asarray(a, bool), np.asarray(b, bool)
     if a.shape != b.shape:
         raise UserError(f"a paired comparison needs the same examples: {a.shape} and {b.shape}")
@@ -76,12 +77,14 @@ class ROC:
     auc: float
 
     def tpr_at(self, fpr: float) -> float:
-        """The highest true positive rate whose false positive rate is at most `fpr`; nothing is interpolated."""
+        """The highest true positive rate with a false positive rate of at most `fpr`; not interpolated."""
+        if not 0 <= fpr <= 1:
+            raise UserError(f"fpr = {fpr} must lie between 0 and 1")
         return float(np.max(self.tpr[self.fpr <= fpr]))
 
 
 def roc(scores: np.ndarray, labels: np.ndarray) -> ROC:
-    """The curve of scores [N] against labels bool [N]; tied scores are one threshold, worth half in the area."""
+    """The curve of scores [N] against labels bool [N]; tied scores are one threshold, half in the area."""
     scores, labels = _vector("scores", scores), np.asarray(labels, bool)
     positives, negatives = int(labels.sum()), int((~labels).sum())
     if scores.shape != labels.shape:
@@ -99,22 +102,29 @@ def roc(scores: np.ndarray, labels: np.ndarray) -> ROC:
 def _proportion(successes: int, n: int, alpha: float, method: str, alternative: str) -> Interval:
     if n < 1 or not 0 <= successes <= n:
         raise UserError(f"a proportion of {successes} in {n} has no interval")
-    if not 0 < alpha < 1:
-        raise UserError(f"alpha = {alpha} must lie between 0 and 1")
+    _require_level(alpha)
     found = stats.binomtest(int(successes), int(n), alternative=alternative).proportion_ci(1 - alpha, method)
     return Interval(float(found.low), float(found.high))
 
 
+def _require_level(alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise UserError(f"alpha = {alpha} must lie between 0 and 1")
+
+
 def _bootstrap(values: np.ndarray, seed: int, resamples: int, alpha: float) -> Interval:
+    _require_level(alpha)
     if np.ptp(values) == 0:
         return Interval(float(values[0]), float(values[0]))
-    found = stats.bootstrap((values,), np.mean, n_resamples=resamples, confidence_level=1 - alpha, method="percentile",
-                            rng=np.random.default_rng(seed), batch=max(1, 2**22 // len(values)))
+    found = stats.bootstrap((values,), np.mean, n_resamples=resamples, confidence_level=1 - alpha,
+                            method="percentile", rng=np.random.default_rng(seed),
+                            batch=max(1, 2**22 // len(values)))
     return Interval(float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 
 def _vector(name: str, values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise UserError(f"{name} must be a non-empty vector of finite numbers; got shape {list(values.shape)}")
+        shape = list(values.shape)
+        raise UserError(f"{name} must be a vector of finite numbers, not empty; its shape is {shape}")
     return values

@@ -15,6 +15,7 @@ from robustbench_jax import metrics
 from robustbench_jax.keys import stream
 from robustbench_jax.ops import drive
 from robustbench_jax.ops.drive import Runtime
+from robustbench_jax.ops.images import as_unit
 from robustbench_jax.registry import register
 from robustbench_jax.types import Classifier, Dataset, EvasionAttack, Outcome, UserError
 
@@ -63,13 +64,13 @@ def check(model: Classifier, data: Dataset) -> None:
 def _arrays(data: Dataset, budget: Any, prediction: np.ndarray, right: np.ndarray, attacked) -> dict[str, np.ndarray]:
     count = len(data)
     clean = prediction == data.y
-    robust, x_adv = clean.copy(), drive.as_unit(data.x)
+    robust, x_adv = clean.copy(), as_unit(data.x)
     robust[right[attacked.success]] = False
     x_adv[right] = attacked.x_adv
     size = np.full(count, np.nan, np.float32)
     broken = right[attacked.success]
     if len(broken):
-        size[broken] = jax.vmap(budget.size)(x_adv[broken] - drive.as_unit(data.x[broken]))
+        size[broken] = jax.vmap(budget.size)(x_adv[broken] - as_unit(data.x[broken]))
     spread = {name: np.zeros(count, np.int64) for name in ("forwards", "gradients")}
     spread["forwards"][right], spread["gradients"][right] = attacked.forwards, attacked.gradients
     broken_by = np.full(count, -1)

@@ -1,0 +1,180 @@
+"""Laws: what is true of every registered attack and ball, whoever writes the next one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robustbench_jax.ops import drive
+from robustbench_jax.ops.drive import Runtime
+from robustbench_jax.ops.images import as_unit
+from robustbench_jax.ops.views import view
+from robustbench_jax.registry import build, discover, entry
+from robustbench_jax.threats import evasion
+from robustbench_jax.types import Classifier, Problem
+from tests import oracles
+
+NEEDS_ARGUMENTS = {"targeted": "targeted(pgd(steps=5))", "cascade": "cascade([fgsm, pgd(steps=5, restarts=2)])"}
+ATTACKS = [NEEDS_ARGUMENTS.get(name, name) for name, e in discover("attack").items() if e.facts["threat"] == "evasion"]
+KERNELS = [text for text in ATTACKS if not text.startswith("cascade")]
+BALLS = {"linf": 0.05, "l2": 0.3, "l1": 1.0, "l0": 3}
+
+every_attack = pytest.mark.parametrize("attack", ATTACKS)
+every_kernel = pytest.mark.parametrize("attack", KERNELS)
+every_ball = pytest.mark.parametrize("ball", discover("budget"))
+
+
+def attacked(attack, ball, eps, model, data, seed=0, ids=None, runtime=Runtime()):
+    return drive.drive(jax.random.key(seed), build("attack", attack), model, build("budget", f"{ball}({eps})"), data.x,
+                       data.y, ids=ids, runtime=runtime)
+
+
+@functools.cache
+def once(attack, ball):
+    model, data = oracles.small_cnn()
+    return attacked(attack, ball, BALLS[ball], model, data)
+
+
+@every_attack
+@every_ball
+def test_what_an_attack_returns_lies_in_the_ball_and_in_the_box(attack, ball, small_cnn):
+    _, data = small_cnn
+    found = once(attack, ball)
+    assert found.x_adv.min() >= 0 and found.x_adv.max() <= 1
+    sizes = jax.vmap(build("budget", f"{ball}({BALLS[ball]})").size)(found.x_adv - as_unit(data.x))
+    assert np.max(sizes) <= BALLS[ball] + 2**-24 * data.x[0].size
+
+
+@every_attack
+@every_ball
+def test_nothing_happens_at_radius_zero(attack, ball, small_cnn):
+    model, data = small_cnn
+    found = attacked(attack, ball, 0, model, data.take(8))
+    assert not found.success.any()
+    np.testing.assert_array_equal(found.x_adv, as_unit(data.x[:8]))
+
+
+@every_attack
+def test_the_same_key_gives_the_same_bits(attack, small_cnn):
+    again = attacked(attack, "linf", BALLS["linf"], *small_cnn)
+    for name, value in vars(once(attack, "linf")).items():
+        np.testing.assert_array_equal(value, vars(again)[name], err_msg=name)
+
+
+@every_attack
+@pytest.mark.parametrize("rows", [[0], [3, 1, 5, 0, 2, 6, 4], range(64)], ids=["one", "seven in disorder", "all"])
+@pytest.mark.parametrize("runtime", [Runtime(width=8, devices=1), Runtime(width=64, devices=2)], ids=["8x1", "64x2"])
+def test_neighbours_order_width_and_devices_do_not_matter(attack, rows, runtime, small_cnn):
+    """Verdicts, costs and what broke an example are the same; x_adv agrees but for float32 rounding of gradients."""
+    model, data = small_cnn
+    rows, whole = np.array(rows), once(attack, "linf")
+    found = drive.drive(jax.random.key(0), build("attack", attack), model, build("budget", f"linf({BALLS['linf']})"),
+                        data.x[rows], data.y[rows], ids=rows, runtime=runtime)
+    for name in ("success", "broken_by", "forwards", "gradients"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name)[rows], err_msg=name)
+    np.testing.assert_allclose(found.x_adv, whole.x_adv[rows], atol=1e-6)
+
+
+@every_kernel
+def test_new_eps_weights_and_numbers_compile_nothing(attack, small_cnn):
+    model, data = small_cnn
+    attacked(attack, "linf", 0.01, model, data)
+    compiled = [f._cache_size() for f in (drive._start, drive._step, drive._judge)]
+    other = model.replace(params=jax.tree.map(lambda value: value * 1.1, model.params))
+    attacked(attack, "linf", 0.02, other, data, seed=1)
+    changed = _other_numbers(build("attack", attack))
+    drive.drive(jax.random.key(0), changed, model, build("budget", "linf(0.01)"), data.x, data.y)
+    assert [f._cache_size() for f in (drive._start, drive._step, drive._judge)] == compiled
+
+
+@every_kernel
+def test_done_means_that_the_judge_agrees(attack, small_cnn):
+    model, data = small_cnn
+    kernel, budget = build("attack", attack), build("budget", "linf(0.05)")
+    ids = jnp.arange(len(data))
+    lanes, states = drive._start(jax.random.key(0), kernel, model, budget, data.x, data.y, ids, 0 * ids)
+    for _ in range(int(kernel.steps)):
+        states, _ = drive._step(jax.random.key(0), kernel, model, budget, lanes, states)
+    _, success = drive.judge(model, budget, kernel.goal, data.x, np.asarray(states.x_adv), data.y, np.asarray(lanes.target))
+    assert np.all(success[np.asarray(states.done)])
+
+
+class Counting:
+    """A net that counts its forward and backward passes as they are made."""
+
+    def __init__(self, net):
+        self.forwards = self.gradients = 0
+
+        @jax.custom_vjp
+        def call(params, x):
+            self.forwards += 1
+            return net(params, x)
+
+        def forward(params, x):
+            self.forwards += 1
+            return jax.vjp(net, params, x)
+
+        def backward(pull, g):
+            self.gradients += 1
+            return pull(g)
+
+        call.defvjp(forward, backward)
+        self.call = call
+
+    def __call__(self, params, x):
+        return self.call(params, x)
+
+
+@every_kernel
+def test_the_evaluations_that_a_state_counts_are_those_that_were_made(attack, small_cnn):
+    model, data = small_cnn
+    kernel, net = build("attack", attack), Counting(model.net)
+    x, y = as_unit(data.x[0]), jnp.asarray(data.y[0])
+    counted = Classifier(net, model.params)
+    problem = Problem(view(counted, kernel.access), build("budget", "linf(0.05)"), kernel.goal, x, y, (y + 1) % 5, jnp.int32(0))
+    state = kernel.init(jax.random.key(0), problem)
+    for t in range(3):
+        state = kernel.step(jax.random.key(t), problem, state)
+    assert (int(state.forwards), int(state.gradients)) == (net.forwards, net.gradients)
+
+
+@pytest.mark.parametrize("access", ["scores", "labels"])
+def test_black_box_views_have_exactly_zero_gradient(access, small_cnn):
+    model, data = small_cnn
+    x = as_unit(data.x[0])
+    gradient = jax.grad(lambda x: jnp.sum(view(model, access)(x) ** 2))(x)
+    assert np.all(np.asarray(gradient) == 0)
+    assert np.argmax(view(model, access)(x)) == np.argmax(model(x))
+
+
+@every_attack
+def test_black_box_attacks_ask_for_no_gradient_and_every_attack_says_what_it_needs(attack):
+    access = build("attack", attack).access
+    assert access in ("gradients", "scores", "labels")
+    assert access == "gradients" or not once(attack, "linf").gradients.any()
+
+
+@pytest.mark.parametrize("ball", ["linf", "l2", "l1"])
+@every_attack
+def test_no_attack_breaks_a_linear_model_inside_its_exact_radius(attack, ball, linear):
+    """The linear margin is a certificate: what it proves robust, nothing may break."""
+    eps = float(np.median(linear.distance(ball)))
+    outcome = evasion.run(jax.random.key(0), linear.model, linear.data, build("attack", attack),
+                          build("budget", f"{ball}({eps})"))
+    assert np.all(outcome.arrays["robust"][linear.distance(ball) > eps * (1 + 1e-5)])
+
+
+@pytest.mark.parametrize("kind", ["attack", "budget", "dataset", "model", "training", "recipe", "loss"])
+def test_everything_registered_says_what_it_is_in_its_first_line(kind):
+    for name, found in discover(kind).items():
+        described = found.make.__doc__ or __import__(found.make.__module__, fromlist=["x"]).__doc__
+        assert described and described.strip(), f"{kind} {name}"
+        assert entry(kind, name) is found
+
+
+def _other_numbers(attack):
+    """The same attack with other traced values: one step fewer, halves of fractions."""
+    leaves, structure = jax.tree.flatten(attack)
+    return jax.tree.unflatten(structure, [max(1, v - 1) if isinstance(v, int) else v / 2 for v in leaves])
