@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         options = _parser().parse_args(arguments)
-        _use_all_cores()
+        use_all_cores()
         return options.run(options)
     except UserError as error:
         if "--debug" in arguments:
@@ -200,7 +200,7 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
-def _use_all_cores() -> None:
+def use_all_cores() -> None:
     """One XLA device for each core, so that the driver splits the batch over them: on CPU that is faster than threads
     inside each operation. Has no effect on accelerators, or where XLA_FLAGS already say how many.
     """
