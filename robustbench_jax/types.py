@@ -33,7 +33,27 @@ def record(cls: type) -> type:
     meta = [f.name for f in dataclasses.fields(cls) if _is_static(f)]
     data = [f.name for f in dataclasses.fields(cls) if f.name not in meta]
     cls.replace = dataclasses.replace
-    return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
+    return _pytree(cls, data, meta)
+
+
+def _pytree(cls: type, data: list[str], meta: list[str]) -> type:
+    """Not `register_dataclass`: in JAX 0.10 and 0.11 the tree structures of two classes so registered compare
+    equal where their static fields do, and now and then `jit` runs the program it compiled for the other class.
+    """
+    keys = [jax.tree_util.GetAttrKey(name) for name in data]
+
+    def flatten(it):
+        return [getattr(it, name) for name in data], tuple(getattr(it, name) for name in meta)
+
+    def flatten_with_keys(it):
+        values, static_values = flatten(it)
+        return list(zip(keys, values, strict=True)), static_values
+
+    def unflatten(static_values, values):
+        return cls(**dict(zip(meta, static_values, strict=True)), **dict(zip(data, values, strict=True)))
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
 
 
 def _is_static(field: dataclasses.Field) -> bool:

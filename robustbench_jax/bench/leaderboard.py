@@ -37,7 +37,7 @@ class Row:
 
 @dataclass
 class Table:
-    """One threat model: rows from the most to the least robust; attacks in the order of their first record."""
+    """One threat model: rows from the most to the least robust; attacks from the weakest to the strongest."""
 
     title: str
     dataset: str
@@ -117,7 +117,7 @@ def alarms(records: Iterable[Record]) -> list[str]:
 
 def _table(group: list[Record]) -> Table:
     cell = group[0].cell
-    attacks = list(dict.fromkeys(record.cell.show("attack") for record in group))
+    attacks = _from_weakest(group)
     by_model: dict[str, list[Record]] = defaultdict(list)
     for record in group:
         by_model[record.cell.victim].append(record)
@@ -128,6 +128,15 @@ def _table(group: list[Record]) -> Table:
     title = f"{cell.show('dataset')} · {cell.show('budget')}"
     return Table(title + (f" · seed {cell.seed}" if cell.seed else ""), cell.show("dataset"), cell.show("budget"), n,
                  attacks, rows)
+
+
+def _from_weakest(group: list[Record]) -> list[str]:
+    """Attacks by mean robust accuracy, the weakest first; those without a result last."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for record in group:
+        found = record.metrics.get("robust_accuracy")
+        values[record.cell.show("attack")] += [found.value] if found and found.value is not None else []
+    return sorted(values, key=lambda name: (-float(np.mean(values[name])) if values[name] else 1.0, name))
 
 
 def _row(model: str, attacks: list[str], records: list[Record]) -> Row:

@@ -27,6 +27,7 @@ every_ball = pytest.mark.parametrize("ball", BALLS, ids=lambda ball: type(ball).
 images = arrays(np.float32, D, elements=st.sampled_from([0.0, 1.0]) | st.floats(0, 1, width=32))
 points = arrays(np.float32, D, elements=st.floats(-4, 5, width=32))
 radii = st.floats(0.015625, 4, width=32)
+ordinary = st.sampled_from([0.0, 1.0]) | st.floats(2**-60, 1, width=32)  # XLA takes numbers below 1e-38 for 0
 
 
 def size(ball, delta):
@@ -134,10 +135,11 @@ def test_l0_rounds_eps_down():
 
 
 @settings(max_examples=200, deadline=None)
-@given(images, points, st.floats(0, 1, width=32))
+@given(arrays(np.float32, D, elements=ordinary), points, ordinary)
 def test_linf_projection_is_a_clip_whose_float32_size_never_exceeds_eps(x, z, eps):
     ours = np.asarray(project(Linf(eps), x, z))
     assert np.max(np.abs(ours - x)) <= np.float32(eps)
+    x, z = x.astype(np.float64), z.astype(np.float64)
     np.testing.assert_allclose(ours, np.clip(np.clip(z, x - eps, x + eps), 0, 1), atol=2**-23)
 
 
@@ -268,6 +270,18 @@ def test_a_step_along_the_gradient_climbs_and_stays_inside(ball):
     assert size(ball, after.astype(np.float64) - x) <= ball.eps * (1 + TOLERANCE)
 
 
+@pytest.mark.parametrize("ball, fraction, g, after", [
+    (Linf(0.2), 0.25, [2.0, -3.0, 0.0, 1e-3], [0.55, 0.45, 0.5, 0.55]),
+    (L2(0.5), 0.25, [3.0, 0.0, -4.0, 0.0], [0.575, 0.5, 0.4, 0.5]),
+    (L1(0.4), 0.25, [1.0, 0.0, -4.0, 3.0], [0.5, 0.5, 0.4, 0.5]),
+    (L0(2.0), 0.01, [1.0, -2.0, 0.0, 1.0], [0.6, 0.3, 0.5, 0.5]),
+], ids=["Linf", "L2", "L1", "L0"])
+def test_a_step_is_a_fraction_of_the_radius_in_the_steepest_direction(ball, fraction, g, after):
+    """L0, whose radius is a count: ten times the fraction for the average entry, then the best two."""
+    x = np.full(4, 0.5, np.float32)
+    np.testing.assert_allclose(along(ball, x, x, np.array(g, np.float32), fraction), after, atol=1e-6)
+
+
 def test_an_l1_step_passes_over_entries_that_the_box_blocks():
     x = np.array([1.0, 0.0, 0.5], np.float32)
     after = along(L1(0.25), x, x, np.array([3.0, -2.0, 1.0], np.float32), 1.0)
@@ -297,6 +311,13 @@ def test_balls_are_pytrees_whose_leaf_may_be_anything(ball):
     assert jax.tree.leaves(ball) == [ball.eps]
     assert jax.tree.map(lambda leaf: None, ball).eps is None
     assert jax.eval_shape(lambda b: b.eps, ball).shape == ()
+
+
+def test_no_two_balls_have_the_same_tree_structure():
+    """Else `jit`, which looks programs up by structure, now and then runs that of another norm."""
+    for a, b in itertools.combinations(BALLS, 2):
+        assert jax.tree.structure(a) != jax.tree.structure(b)
+    assert jax.tree.structure(L2(0.5)) == jax.tree.structure(L2(0.7))
 
 
 def test_the_four_balls_are_registered_by_their_norm():

@@ -36,16 +36,25 @@ def test_clopper_pearson_equals_the_quantiles_of_the_beta_distribution(n, data):
 
 
 def coverage(interval, n, p):
-    """The probability, summed over all outcomes, that the interval holds p."""
-    holds = [low <= p <= high for low, high in (interval(k, n) for k in range(n + 1))]
-    return stats.binom.pmf(np.arange(n + 1), n, p) @ holds
+    """The probability, summed over all outcomes, that the interval holds each of p."""
+    low, high = np.array([interval(k, n) for k in range(n + 1)]).T
+    return np.array([stats.binom.pmf(np.arange(n + 1), n, at) @ ((low <= at) & (at <= high)) for at in p])
 
 
 def test_clopper_pearson_covers_every_proportion_and_wilson_does_on_average():
     grid = np.linspace(0.01, 0.99, 99)
-    exact, score = (np.array([coverage(i, 20, p) for p in grid]) for i in (clopper_pearson, wilson))
+    exact, score = (coverage(interval, 20, grid) for interval in (clopper_pearson, wilson))
     assert exact.min() >= 0.95
     assert score.min() < 0.95 and score.mean() == pytest.approx(0.95, abs=0.01)
+
+
+@pytest.mark.parametrize("k, n, score, exact", [
+    (81, 263, (0.2553, 0.3662), (0.2527, 0.3676)), (15, 148, (0.0624, 0.1605), (0.0578, 0.1617)),
+    (0, 20, (0.0, 0.1611), (0.0, 0.1684)), (1, 29, (0.0061, 0.1718), (0.0009, 0.1776))])
+def test_both_intervals_equal_the_published_examples(k, n, score, exact):
+    """Newcombe, Statistics in Medicine 17 (1998), table I: methods 3 and 5."""
+    assert wilson(k, n) == pytest.approx(score, abs=5.1e-5)
+    assert clopper_pearson(k, n) == pytest.approx(exact, abs=5.1e-5)
 
 
 def test_wilson_equals_its_formula():
