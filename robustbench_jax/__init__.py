@@ -1,8 +1,8 @@
 """robustbench_jax: attacks, defences and certificates of machine learning, benchmarked in JAX.
 
-    import robustbench_jax as rb
-    model, data = rb.load_model("fashion_mnist/linf/pgd_at"), rb.load_dataset("fashion_mnist_mini")
-    record = rb.attack(model, data, "pgd(steps=40)", "linf(0.1)", examples=500)
+import robustbench_jax as rb
+model, data = rb.load_model("fashion_mnist/linf/pgd_at"), rb.load_dataset("fashion_mnist_mini")
+record = rb.attack(model, data, "pgd(steps=40)", "linf(0.1)", examples=500)
 """
 
 from robustbench_jax.api import attack

@@ -12,8 +12,17 @@ from robustbench_jax.threats.evasion import check
 from robustbench_jax.types import Classifier, Dataset, UserError
 
 
-def attack(model: Classifier | str, data: Dataset | str, attack: str, budget: str, *, examples: int | None = None,
-           seed: int = 0, name: str | None = None, runtime: Runtime = Runtime()) -> Record:
+def attack(
+    model: Classifier | str,
+    data: Dataset | str,
+    attack: str,
+    budget: str,
+    *,
+    examples: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    runtime: Runtime = Runtime(),
+) -> Record:
     """Attacks the first `examples` of `data` (None: all) and returns the record.
 
     model: a Classifier, or the name of a trained one. data: a Dataset, or a call string (its test split). attack and

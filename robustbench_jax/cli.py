@@ -12,8 +12,16 @@ from pathlib import Path
 
 from robustbench_jax.types import UserError
 
-CATALOGUE = {"attacks": "attack", "budgets": "budget", "datasets": "dataset", "defences": "training", "losses": "loss",
-             "models": "model", "recipes": "recipe", "threats": "threat"}
+CATALOGUE = {
+    "attacks": "attack",
+    "budgets": "budget",
+    "datasets": "dataset",
+    "defences": "training",
+    "losses": "loss",
+    "models": "model",
+    "recipes": "recipe",
+    "threats": "threat",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"robustbench-jax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("robustbench-jax: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        print(
+            "robustbench-jax: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr
+        )
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,8 +82,12 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--dry-run", action="store_true", help="print the cells and stop")
 
     attack = verb("attack", _attack, "Attack one model.")
-    for name, what in (("model", "zoo name, checkpoint(\"dir\") or architecture"), ("dataset", "e.g. fashion_mnist_mini"),
-                       ("attack", "e.g. pgd(steps=40)"), ("budget", "e.g. linf(8/255)")):
+    for name, what in (
+        ("model", 'zoo name, checkpoint("dir") or architecture'),
+        ("dataset", "e.g. fashion_mnist_mini"),
+        ("attack", "e.g. pgd(steps=40)"),
+        ("budget", "e.g. linf(8/255)"),
+    ):
         attack.add_argument(f"--{name}", required=True, metavar=name[0].upper(), help=what)
     _add_training(attack)
     attack.add_argument("--examples", type=int, metavar="N", help="the first N test images (default: all)")
@@ -91,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     board = verb("leaderboard", _leaderboard, "Write the leaderboard of a results directory.")
     board.add_argument("results", metavar="RESULTS_DIR")
     board.add_argument("--out", metavar="DIR", help="default: RESULTS_DIR")
-    board.add_argument("--format", nargs="+", choices=("md", "csv", "tex", "html"), default=["md", "csv", "tex", "html"])
+    board.add_argument(
+        "--format", nargs="+", choices=("md", "csv", "tex", "html"), default=["md", "csv", "tex", "html"]
+    )
 
     catalogue = verb("list", _list, "List what there is, with arguments and defaults.")
     catalogue.add_argument("what", nargs="?", choices=[*CATALOGUE, "zoo"])
@@ -117,8 +133,9 @@ def _sweep(options: argparse.Namespace) -> int:
     out = runner.require_out(options.out or Path("runs", sweep.name))
     with console.progress() as bars:
         workshop = Workshop(out / "victims", bars.training)
-        summary = runner.run_sweep(sweep.cells, out, runtime=sweep.runtime, workshop=workshop,
-                                   begin=bars.cells(len(sweep.cells)))
+        summary = runner.run_sweep(
+            sweep.cells, out, runtime=sweep.runtime, workshop=workshop, begin=bars.cells(len(sweep.cells))
+        )
     ids = {cell.id for cell in sweep.cells}
     found, damaged = records.read_all(out)
     written = report.write_reports([record for record in found if record.id in ids], out, sweep.title or sweep.name)
@@ -137,8 +154,16 @@ def _attack(options: argparse.Namespace) -> int:
     from robustbench_jax.bench.cells import make_cell
     from robustbench_jax.bench.workshop import Workshop
 
-    cell = make_cell(model=options.model, dataset=options.dataset, attack=options.attack, budget=options.budget,
-                     defence=options.defence, recipe=options.recipe, examples=options.examples, seed=options.seed)
+    cell = make_cell(
+        model=options.model,
+        dataset=options.dataset,
+        attack=options.attack,
+        budget=options.budget,
+        defence=options.defence,
+        recipe=options.recipe,
+        examples=options.examples,
+        seed=options.seed,
+    )
     out = runner.require_out(options.out) if options.out else None
     with console.progress() as bars:
         workshop = Workshop(Path(out or "runs", "victims"), bars.training)
@@ -163,8 +188,13 @@ def _train(options: argparse.Namespace) -> int:
     from robustbench_jax.registry import canonical, parse
 
     defence, recipe = options.defence or "standard", options.recipe or "sgd"
-    what = {"model": canonical("model", options.model), "defence": canonical("training", defence),
-            "recipe": canonical("recipe", recipe), "dataset": canonical("dataset", options.dataset), "seed": options.seed}
+    what = {
+        "model": canonical("model", options.model),
+        "defence": canonical("training", defence),
+        "recipe": canonical("recipe", recipe),
+        "dataset": canonical("dataset", options.dataset),
+        "seed": options.seed,
+    }
     parts = (parse(options.model).name, parse(options.dataset).name, parse(defence).name, f"seed{options.seed}")
     out = Path(options.out or Path("models", "-".join(parts)))
     data = load_dataset(options.dataset, "train")

@@ -22,23 +22,27 @@ class Definition:
 
 
 DEFINITIONS = {
-    "clean_accuracy": Definition(
-        "share of images that the model classifies correctly", "all images", "higher"),
+    "clean_accuracy": Definition("share of images that the model classifies correctly", "all images", "higher"),
     "robust_accuracy": Definition(
         "share of images that the model classifies correctly and that the attack, within the budget, does "
-        "not make it misclassify", "all images", "higher"),
+        "not make it misclassify",
+        "all images",
+        "higher",
+    ),
     "attack_success_rate": Definition(
         "share of correctly classified images on which the attack reaches its goal",
-        "correctly classified images", "lower"),
+        "correctly classified images",
+        "lower",
+    ),
     "perturbation_size": Definition(
-        "mean norm of x_adv - x, in the budget's norm, over successful attacks",
-        "successful attacks", "higher"),
+        "mean norm of x_adv - x, in the budget's norm, over successful attacks", "successful attacks", "higher"
+    ),
     "forwards_per_image": Definition(
-        "mean number of forward evaluations of the model that the attack spent",
-        "attacked images", "higher"),
+        "mean number of forward evaluations of the model that the attack spent", "attacked images", "higher"
+    ),
     "gradients_per_image": Definition(
-        "mean number of gradient evaluations of the model that the attack spent",
-        "attacked images", "higher"),
+        "mean number of gradient evaluations of the model that the attack spent", "attacked images", "higher"
+    ),
 }
 
 
@@ -60,8 +64,9 @@ def mean(name: str, values: np.ndarray) -> Metric:
     return Metric(float(np.mean(values, dtype=np.float64)), n, low, high, DEFINITIONS[name].text)
 
 
-def evasion(clean: np.ndarray, robust: np.ndarray, size: np.ndarray, forwards: np.ndarray,
-            gradients: np.ndarray) -> dict[str, Metric]:
+def evasion(
+    clean: np.ndarray, robust: np.ndarray, size: np.ndarray, forwards: np.ndarray, gradients: np.ndarray
+) -> dict[str, Metric]:
     """The evasion threat's metrics from per-example arrays [N]; robust is true only where clean is."""
     broken = clean & ~robust
     return {

@@ -58,8 +58,9 @@ class SGD(Recipe):
     momentum: float = 0.9
 
     def optimiser(self, steps: int) -> optax.GradientTransformation:
-        return optax.chain(optax.add_decayed_weights(self.weight_decay),
-                           optax.sgd(self.rate(steps), self.momentum, nesterov=True))
+        return optax.chain(
+            optax.add_decayed_weights(self.weight_decay), optax.sgd(self.rate(steps), self.momentum, nesterov=True)
+        )
 
 
 @register("recipe", "adamw")

@@ -64,8 +64,15 @@ class Call:
 _entries: dict[str, dict[str, Entry]] = {}
 
 
-def register(kind: str, name: str, *, paper: str | None = None, parts: dict[str, str] | None = None,
-             given: Iterable[str] = (), **facts: Any) -> Callable:
+def register(
+    kind: str,
+    name: str,
+    *,
+    paper: str | None = None,
+    parts: dict[str, str] | None = None,
+    given: Iterable[str] = (),
+    **facts: Any,
+) -> Callable:
     """Class or function decorator. parts: {parameter: kind} for parameters that are registered things themselves."""
 
     def decorate(make: Callable) -> Callable:
@@ -103,10 +110,14 @@ def build(kind: str, text: "str | Call", **given: Any) -> Any:
     """Makes the thing that a call string names. Raises UserError for unknown names, keys and values."""
     call = parse(text)
     found = entry(kind, call.name)
-    defaults = {k: _value(found, k, found.parameters[k].default) for k in found.parts
-                if found.parameters[k].default is not inspect.Parameter.empty}
-    arguments = {k: _each(v, lambda part: build(part.kind, part.call))
-                 for k, v in (defaults | _bind(found, call)).items()}
+    defaults = {
+        k: _value(found, k, found.parameters[k].default)
+        for k in found.parts
+        if found.parameters[k].default is not inspect.Parameter.empty
+    }
+    arguments = {
+        k: _each(v, lambda part: build(part.kind, part.call)) for k, v in (defaults | _bind(found, call)).items()
+    }
     return found.make(**arguments, **given)
 
 
@@ -120,7 +131,7 @@ def canonical(kind: str, text: "str | Call") -> str:
 
 
 def short(kind: str, text: "str | Call") -> str:
-    """The call string as tables show it: only what differs from the defaults, eps as a fraction of 255 where it is one."""
+    """The call string as tables show it: what differs from the defaults, eps as n/255 where it is that."""
     call = parse(text)
     found = entry(kind, call.name)
     shown = {}
@@ -179,7 +190,9 @@ def _text(value: Any, part: Callable, literal: Callable) -> str:
 def _call(node: ast.AST, text: str) -> Call:
     if isinstance(node, ast.Name):
         return Call(node.id)
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)) or any(k.arg is None for k in node.keywords):
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)) or any(
+        k.arg is None for k in node.keywords
+    ):
         raise UserError(f"'{text}' is no call string; write a name such as pgd or a call such as pgd(steps=40)")
     args = tuple(_literal(a, text) for a in node.args)
     return Call(node.func.id, args, tuple((k.arg, _literal(k.value, text)) for k in node.keywords))
@@ -243,9 +256,13 @@ def _value(found: Entry, key: str, value: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if wanted is float and number:
         return float(value)
-    for kind, fits in ((float, number), (int, isinstance(value, int) and not isinstance(value, bool)),
-                       (bool, isinstance(value, bool)), (str, isinstance(value, str)),
-                       (tuple, isinstance(value, tuple))):
+    for kind, fits in (
+        (float, number),
+        (int, isinstance(value, int) and not isinstance(value, bool)),
+        (bool, isinstance(value, bool)),
+        (str, isinstance(value, str)),
+        (tuple, isinstance(value, tuple)),
+    ):
         if wanted is kind and not fits:
             raise UserError(f"{wrong} must be {'an' if kind is int else 'a'} {kind.__name__}")
     return value

@@ -31,7 +31,7 @@ class TrainingDefence:
     """What a training defence may change: the inputs, the loss, and how gradients are made of it."""
 
     def perturb(self, key: jax.Array, model: Classifier, x: jax.Array, y: jax.Array, ids: jax.Array) -> jax.Array:
-        """What the model is trained on instead of x [B, D]; called between compiled steps, so it may drive an attack."""
+        """What the model is trained on instead of x [B, D]; called between compiled steps: it may drive an attack."""
         return x
 
     def loss(self, logits: jax.Array, y: jax.Array) -> jax.Array:
@@ -63,8 +63,16 @@ class Progress:
     accuracy: float
 
 
-def fit(key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, *, defence: TrainingDefence,
-        directory: str | Path | None = None, report: Callable[[Progress], None] = lambda progress: None) -> Classifier:
+def fit(
+    key: jax.Array,
+    model: Classifier,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    defence: TrainingDefence,
+    directory: str | Path | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Classifier:
     """Trains `model` on `data`; returns it with its last weights, or their average. The key is consumed.
 
     directory: where checkpoints go, one an epoch; a run that finds some there goes on from the newest whole one.
@@ -87,8 +95,16 @@ def fit(key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, *, def
     return model.replace(params=state.average if recipe.ema else state.params)
 
 
-def fit_many(keys: jax.Array, models: Classifier, data: Dataset, recipe: Recipe, *, defence: TrainingDefence,
-             subsets: np.ndarray | None = None, at_once: bool | None = None) -> Classifier:
+def fit_many(
+    keys: jax.Array,
+    models: Classifier,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    defence: TrainingDefence,
+    subsets: np.ndarray | None = None,
+    at_once: bool | None = None,
+) -> Classifier:
     """Trains M models, stacked along the leading axis of `models.params`; returns them stacked. The keys are consumed.
 
     keys [M]; subsets int [M, n]: the examples that each model sees (None: all). Each equals what `fit` makes of its key
@@ -102,8 +118,10 @@ def fit_many(keys: jax.Array, models: Classifier, data: Dataset, recipe: Recipe,
         at_once = not on_cpu() or all(value.ndim < 5 for value in models.params.values())
     if not at_once:
         parts = [_subset(data, rows) for rows in subsets]
-        fitted = [fit(keys[i], models.replace(params=_row(models.params, i)), parts[i], recipe, defence=defence)
-                  for i in range(count)]
+        fitted = [
+            fit(keys[i], models.replace(params=_row(models.params, i)), parts[i], recipe, defence=defence)
+            for i in range(count)
+        ]
         return models.replace(params=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(f.params for f in fitted)))
     state = jax.vmap(lambda params: _begin(models.replace(params=params), recipe, total))(models.params)
     step_keys = jax.vmap(lambda key: stream(key, "step"))(keys)
@@ -135,8 +153,10 @@ class Keeper:
             try:
                 leaves = self.manager.restore(step, args=self.args.StandardRestore(_leaves(state)))
             except Exception as error:
-                warnings.warn(f"checkpoint {step} in {self.directory} is damaged and passed over: "
-                              f"{str(error).splitlines()[0]}", stacklevel=2)
+                warnings.warn(
+                    f"checkpoint {step} in {self.directory} is damaged and passed over: {str(error).splitlines()[0]}",
+                    stacklevel=2,
+                )
                 self.manager.delete(step)
                 continue
             return jax.tree.unflatten(jax.tree.structure(state), [leaves[name] for name in _leaves(state)])
@@ -146,8 +166,10 @@ class Keeper:
         try:
             self.manager.save(step, args=self.args.StandardSave(_leaves(state)))
         except (OSError, ValueError) as error:
-            raise UserError(f"could not write checkpoint {step} to {self.directory}: {error}; the one before it is "
-                            "whole, and the same command goes on from there") from error
+            raise UserError(
+                f"could not write checkpoint {step} to {self.directory}: {error}; the one before it is "
+                "whole, and the same command goes on from there"
+            ) from error
 
 
 def _leaves(state: Fit) -> dict[str, np.ndarray]:
@@ -227,8 +249,9 @@ def _update(key, state: Fit, x, y, defence, *, net, recipe: Recipe, total: int):
 
 def _require_finite(loss: float, step: int) -> None:
     if not np.isfinite(loss):
-        raise UserError(f"the loss is {loss} at step {step + 1}: lower the learning rate; checkpoints before this "
-                        "step are whole")
+        raise UserError(
+            f"the loss is {loss} at step {step + 1}: lower the learning rate; checkpoints before this step are whole"
+        )
 
 
 def _row(params: dict, i: int) -> dict:

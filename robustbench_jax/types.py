@@ -50,7 +50,10 @@ def _pytree(cls: type, data: list[str], meta: list[str]) -> type:
         return list(zip(keys, values, strict=True)), static_values
 
     def unflatten(static_values, values):
-        return cls(**dict(zip(meta, static_values, strict=True)), **dict(zip(data, values, strict=True)))
+        it = object.__new__(cls)  # what was checked when it was made is not checked again, nor are tracers
+        for name, value in (*zip(meta, static_values, strict=True), *zip(data, values, strict=True)):
+            object.__setattr__(it, name, value)
+        return it
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls

@@ -40,11 +40,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     use_all_cores()
-    print(f"{platform.processor() or platform.machine()}, {len(jax.local_devices())} x {jax.devices()[0].device_kind}; "
-          f"Python {platform.python_version()}, jax {version('jax')}, torch {version('torch')}; "
-          f"PGD-{options.steps}, Linf {EPS}, {options.examples} images, median of {options.repeats}")
-    print("| model | PyTorch eager, s | robustbench_jax, s | PyTorch / ours | compiling, s | robust, PyTorch | robust, ours "
-          "| same verdict |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        f"{platform.processor() or platform.machine()}, {len(jax.local_devices())} x {jax.devices()[0].device_kind}; "
+        f"Python {platform.python_version()}, jax {version('jax')}, torch {version('torch')}; "
+        f"PGD-{options.steps}, Linf {EPS}, {options.examples} images, median of {options.repeats}"
+    )
+    print(
+        "| model | PyTorch eager, s | robustbench_jax, s | PyTorch / ours | compiling, s | robust, PyTorch "
+        "| robust, ours | same verdict |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    )
     for what, name in MODELS.items():
         print(row(what, name, options))
 
@@ -55,7 +59,9 @@ def row(what: str, name: str, options: argparse.Namespace) -> str:
     budget = build("budget", f"linf({EPS})")
     key = jax.random.key(KEY)
     ids = np.arange(len(data))
-    starts = np.asarray(drive._start(stream(key, "stage 0"), attack, model, budget, data.x, data.y, ids, 0 * ids)[1].x_adv)
+    starts = np.asarray(
+        drive._start(stream(key, "stage 0"), attack, model, budget, data.x, data.y, ids, 0 * ids)[1].x_adv
+    )
 
     def ours() -> np.ndarray:
         return ~drive.drive(key, attack, model, budget, data.x, data.y).success  # wrong at the start counts as broken
@@ -64,8 +70,10 @@ def row(what: str, name: str, options: argparse.Namespace) -> str:
         ours()
     seconds, robust = alternate({"torch": torch_pgd(model, data, starts, options.steps), "ours": ours}, options.repeats)
     same = np.mean(robust["torch"] == robust["ours"])
-    return (f"| {what}: {name} | {seconds['torch']:.2f} | {seconds['ours']:.2f} | {seconds['torch'] / seconds['ours']:.1f} "
-            f"| {first.compile_s:.1f} | {robust['torch'].mean():.3f} | {robust['ours'].mean():.3f} | {same:.1%} |")
+    return (
+        f"| {what}: {name} | {seconds['torch']:.2f} | {seconds['ours']:.2f} | {seconds['torch'] / seconds['ours']:.1f} "
+        f"| {first.compile_s:.1f} | {robust['torch'].mean():.3f} | {robust['ours'].mean():.3f} | {same:.1%} |"
+    )
 
 
 def alternate(programs: dict[str, Callable], repeats: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -112,8 +120,14 @@ def torch_cnn(model) -> Callable:
     weights = {name: np.array(value) for name, value in model.params.items()}
     convolutions = sorted({int(name.split("/")[1]) for name in weights if name.startswith("convolutions/")})
     strides = (1, 2, 2)
-    filters = [(torch.tensor(weights[f"convolutions/{i}/kernel"].transpose(3, 2, 0, 1).copy()),
-                torch.tensor(weights[f"convolutions/{i}/bias"]), strides[i]) for i in convolutions]
+    filters = [
+        (
+            torch.tensor(weights[f"convolutions/{i}/kernel"].transpose(3, 2, 0, 1).copy()),
+            torch.tensor(weights[f"convolutions/{i}/bias"]),
+            strides[i],
+        )
+        for i in convolutions
+    ]
     channels = filters[-1][0].shape[0]
     last = weights["dense/0/kernel"].reshape(-1, channels, weights["dense/0/kernel"].shape[-1])
     first = torch.tensor(last.transpose(1, 0, 2).reshape(-1, last.shape[-1]).copy())  # rows in channels-first order

@@ -6,4 +6,5 @@ cd "$(dirname "$0")/.."
 source scripts/environment.sh
 ensure_environment .venv "[dev]"
 .venv/bin/ruff check .
+.venv/bin/ruff format --check .
 exec .venv/bin/python -m pytest -n "${TEST_WORKERS:-2}" "$@"

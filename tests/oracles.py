@@ -40,15 +40,20 @@ def linear(count: int = 64, side: int = 6) -> Linear:
     flat = x.reshape(count, -1) / 255
     b = -np.median(flat @ w)
     score = flat @ w + b
-    model = Classifier(affine, {"w": np.stack([-w / 2, w / 2], 1).astype(np.float32),
-                                "b": np.array([-b / 2, b / 2], np.float32)})
+    model = Classifier(
+        affine, {"w": np.stack([-w / 2, w / 2], 1).astype(np.float32), "b": np.array([-b / 2, b / 2], np.float32)}
+    )
     return Linear(model, Dataset(x, (score > 0).astype(np.int32), ("0", "1"), "linear"), np.abs(score), w)
 
 
 def noise_images(count: int = 16, shape: tuple[int, ...] = (8, 8, 1), classes: int = 5, seed: int = 0) -> Dataset:
     rng = np.random.default_rng(seed)
-    return Dataset(rng.integers(0, 256, (count, *shape), np.uint8), rng.integers(0, classes, count).astype(np.int32),
-                   tuple(map(str, range(classes))), "noise")
+    return Dataset(
+        rng.integers(0, 256, (count, *shape), np.uint8),
+        rng.integers(0, classes, count).astype(np.int32),
+        tuple(map(str, range(classes))),
+        "noise",
+    )
 
 
 def small_cnn(seed: int = 0) -> tuple[Classifier, Dataset]:

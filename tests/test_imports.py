@@ -8,8 +8,20 @@ import pytest
 import robustbench_jax
 
 ROOT = Path(robustbench_jax.__file__).parent
-LAYERS = [("types",), ("registry", "keys"), ("ops",), ("data", "models", "metrics"), ("recipes",), ("training",),
-          ("attacks", "defences", "certify"), ("threats",), ("bench",), ("api",), ("__init__",), ("cli",)]
+LAYERS = [
+    ("types",),
+    ("registry", "keys"),
+    ("ops",),
+    ("data", "models", "metrics"),
+    ("recipes",),
+    ("training",),
+    ("attacks", "defences", "certify"),
+    ("threats",),
+    ("bench",),
+    ("api",),
+    ("__init__",),
+    ("cli",),
+]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 SIBLINGS = {"attacks", "defences", "certify"}
 

@@ -27,8 +27,16 @@ every_ball = pytest.mark.parametrize("ball", discover("budget"))
 
 
 def attacked(attack, ball, eps, model, data, seed=0, ids=None, runtime=Runtime()):
-    return drive.drive(jax.random.key(seed), build("attack", attack), model, build("budget", f"{ball}({eps})"), data.x,
-                       data.y, ids=ids, runtime=runtime)
+    return drive.drive(
+        jax.random.key(seed),
+        build("attack", attack),
+        model,
+        build("budget", f"{ball}({eps})"),
+        data.x,
+        data.y,
+        ids=ids,
+        runtime=runtime,
+    )
 
 
 @functools.cache
@@ -70,8 +78,16 @@ def test_neighbours_order_width_and_devices_do_not_matter(attack, rows, runtime,
     """Verdicts, costs and what broke an example are the same; x_adv agrees but for float32 rounding of gradients."""
     model, data = small_cnn
     rows, whole = np.array(rows), once(attack, "linf")
-    found = drive.drive(jax.random.key(0), build("attack", attack), model, build("budget", f"linf({BALLS['linf']})"),
-                        data.x[rows], data.y[rows], ids=rows, runtime=runtime)
+    found = drive.drive(
+        jax.random.key(0),
+        build("attack", attack),
+        model,
+        build("budget", f"linf({BALLS['linf']})"),
+        data.x[rows],
+        data.y[rows],
+        ids=rows,
+        runtime=runtime,
+    )
     for name in ("success", "broken_by", "forwards", "gradients"):
         np.testing.assert_array_equal(getattr(found, name), getattr(whole, name)[rows], err_msg=name)
     np.testing.assert_allclose(found.x_adv, whole.x_adv[rows], atol=1e-6)
@@ -97,7 +113,9 @@ def test_done_means_that_the_judge_agrees(attack, small_cnn):
     lanes, states = drive._start(jax.random.key(0), kernel, model, budget, data.x, data.y, ids, 0 * ids)
     for _ in range(int(kernel.steps)):
         states, _ = drive._step(jax.random.key(0), kernel, model, budget, lanes, states)
-    _, success = drive.judge(model, budget, kernel.goal, data.x, np.asarray(states.x_adv), data.y, np.asarray(lanes.target))
+    _, success = drive.judge(
+        model, budget, kernel.goal, data.x, np.asarray(states.x_adv), data.y, np.asarray(lanes.target)
+    )
     assert np.all(success[np.asarray(states.done)])
 
 
@@ -133,7 +151,9 @@ def test_the_evaluations_that_a_state_counts_are_those_that_were_made(attack, sm
     kernel, net = build("attack", attack), Counting(model.net)
     x, y = as_unit(data.x[0]), jnp.asarray(data.y[0])
     counted = Classifier(net, model.params)
-    problem = Problem(view(counted, kernel.access), build("budget", "linf(0.05)"), kernel.goal, x, y, (y + 1) % 5, jnp.int32(0))
+    problem = Problem(
+        view(counted, kernel.access), build("budget", "linf(0.05)"), kernel.goal, x, y, (y + 1) % 5, jnp.int32(0)
+    )
     state = kernel.init(jax.random.key(0), problem)
     for t in range(3):
         state = kernel.step(jax.random.key(t), problem, state)
@@ -161,8 +181,9 @@ def test_black_box_attacks_ask_for_no_gradient_and_every_attack_says_what_it_nee
 def test_no_attack_breaks_a_linear_model_inside_its_exact_radius(attack, ball, linear):
     """The linear margin is a certificate: what it proves robust, nothing may break."""
     eps = float(np.median(linear.distance(ball)))
-    outcome = evasion.run(jax.random.key(0), linear.model, linear.data, build("attack", attack),
-                          build("budget", f"{ball}({eps})"))
+    outcome = evasion.run(
+        jax.random.key(0), linear.model, linear.data, build("attack", attack), build("budget", f"{ball}({eps})")
+    )
     assert np.all(outcome.arrays["robust"][linear.distance(ball) > eps * (1 + 1e-5)])
 
 

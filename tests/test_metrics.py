@@ -18,9 +18,17 @@ def found():
     return metrics.evasion(CLEAN, ROBUST, SIZE, FORWARDS, FORWARDS - CLEAN)
 
 
-@pytest.mark.parametrize("name, value, n", [
-    ("clean_accuracy", 0.8, 10), ("robust_accuracy", 0.5, 10), ("attack_success_rate", 3 / 8, 8),
-    ("perturbation_size", 0.3, 3), ("forwards_per_image", 32.5, 8), ("gradients_per_image", 31.5, 8)])
+@pytest.mark.parametrize(
+    "name, value, n",
+    [
+        ("clean_accuracy", 0.8, 10),
+        ("robust_accuracy", 0.5, 10),
+        ("attack_success_rate", 3 / 8, 8),
+        ("perturbation_size", 0.3, 3),
+        ("forwards_per_image", 32.5, 8),
+        ("gradients_per_image", 31.5, 8),
+    ],
+)
 def test_every_evasion_metric_has_its_own_denominator(found, name, value, n):
     assert found[name].value == pytest.approx(value) and found[name].n == n
 

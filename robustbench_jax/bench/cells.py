@@ -66,12 +66,15 @@ def make_cell(**fields: Any) -> Cell:
             raise UserError(f"no field '{name}' in a cell{nearest(name, known)}")
     for name in ("dataset", "model", "attack", "budget"):
         if not isinstance(fields.get(name), str):
-            raise UserError(f"{name} = {fields.get(name)!r} must be a call string" if name in fields
-                            else f"{name} is missing")
+            raise UserError(
+                f"{name} = {fields.get(name)!r} must be a call string" if name in fields else f"{name} is missing"
+            )
     _check_numbers(fields)
     trained = kind_of_model(fields["model"]) == "model"
-    fields = fields | {name: fields.get(name) or (default if trained else "")
-                       for name, default in (("defence", "standard"), ("recipe", "sgd"))}
+    fields = fields | {
+        name: fields.get(name) or (default if trained else "")
+        for name, default in (("defence", "standard"), ("recipe", "sgd"))
+    }
     if not trained and (fields["defence"] or fields["recipe"]):
         raise UserError(f"'{fields['model']}' is trained already; defence and recipe are for architectures such as cnn")
     written = {name: canonical(kind, fields[name]) if fields[name] else "" for name, kind in KINDS.items()}
@@ -82,7 +85,7 @@ def make_cell(**fields: Any) -> Cell:
 
 
 def kind_of_model(text: str) -> str | None:
-    """"model" for an architecture, "pretrained" for checkpoint(...), None for a name in the zoo.
+    """ "model" for an architecture, "pretrained" for checkpoint(...), None for a name in the zoo.
 
     Raises UserError for a name that is none of them.
     """

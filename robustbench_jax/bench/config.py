@@ -1,11 +1,11 @@
 """Sweep files: TOML to cells.
 
-    title = "..."                 expected = "what should come out"      duration = "how long it takes"
-    [[sweep]]                     # a list is an axis, a table is the product of its axes
-    model = ["fashion_mnist/clean/standard", "fashion_mnist/linf/pgd_at"]
-    attack = "pgd(steps=40)"
-    budget = ["linf(0.05)", "linf(0.1)"]
-    [runtime]                     # speed only: width, chunk, devices
+title = "..."                 expected = "what should come out"      duration = "how long it takes"
+[[sweep]]                     # a list is an axis, a table is the product of its axes
+model = ["fashion_mnist/clean/standard", "fashion_mnist/linf/pgd_at"]
+attack = "pgd(steps=40)"
+budget = ["linf(0.05)", "linf(0.1)"]
+[runtime]                     # speed only: width, chunk, devices
 """
 
 import itertools

@@ -83,8 +83,15 @@ class Bars:
 
 @contextmanager
 def progress() -> Iterator[Bars]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), Rate(),
-               TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=err, transient=True) as bars:
         yield Bars(bars)
 
@@ -112,8 +119,10 @@ def show_record(record: Record) -> None:
         table.add_row(name.replace("_", " "), f"{m.value:.4g}" if known else "–", interval, str(m.n))
     err.print(table)
     t = record.timing
-    say(f"{t.run_s:.1f} s, and {t.compile_s:.1f} s compiling; {t.forward_evaluations:,} forward and "
-        f"{t.gradient_evaluations:,} gradient evaluations")
+    say(
+        f"{t.run_s:.1f} s, and {t.compile_s:.1f} s compiling; {t.forward_evaluations:,} forward and "
+        f"{t.gradient_evaluations:,} gradient evaluations"
+    )
 
 
 def catalogue(what: str, kind: str | None) -> None:
@@ -137,4 +146,3 @@ def _argument(name: str, parameter: inspect.Parameter) -> str:
     if parameter.default is inspect.Parameter.empty:
         return name
     return f"{name}={parameter.default!r}"
-

@@ -95,10 +95,13 @@ def curves(records: Iterable[Record]) -> list[Curve]:
 
 
 def alarms(records: Iterable[Record]) -> list[str]:
-    """What cannot be true of honest results: robust above clean, or more robust at a larger radius than chance allows."""
+    """What cannot be true of honest results: robust above clean, or rising with the radius by more than chance."""
     records = [record for record in records if record.status == "ok"]
-    found = [f"{r.cell.label()}: more examples robust than classified correctly" for r in records
-             if np.any(_array(r, "robust") & ~_array(r, "clean_correct"))]
+    found = [
+        f"{r.cell.label()}: more examples robust than classified correctly"
+        for r in records
+        if np.any(_array(r, "robust") & ~_array(r, "clean_correct"))
+    ]
     groups: dict[tuple, list[tuple[float, Record]]] = defaultdict(list)
     for record in records:
         cell, (ball, eps) = record.cell, _radius(record.cell.budget)
@@ -110,8 +113,10 @@ def alarms(records: Iterable[Record]) -> list[str]:
         for small, large in zip(ordered, ordered[1:], strict=False):
             test = mcnemar(_array(large, "robust"), _array(small, "robust"))
             if test.only_a > test.only_b and test.p_value < LEVEL:
-                found.append(f"{large.cell.label()}: more robust than at {small.cell.show('budget')} "
-                             f"(p = {test.p_value:.2g}): the attack loses its grip as eps grows, as masked gradients do")
+                found.append(
+                    f"{large.cell.label()}: more robust than at {small.cell.show('budget')} "
+                    f"(p = {test.p_value:.2g}): the attack loses its grip as eps grows, as masked gradients do"
+                )
     return found
 
 
@@ -126,8 +131,14 @@ def _table(group: list[Record]) -> Table:
     _rank(rows)
     n = max((row.worst.n for row in rows if row.worst), default=0)
     title = f"{cell.show('dataset')} · {cell.show('budget')}"
-    return Table(title + (f" · seed {cell.seed}" if cell.seed else ""), cell.show("dataset"), cell.show("budget"), n,
-                 attacks, rows)
+    return Table(
+        title + (f" · seed {cell.seed}" if cell.seed else ""),
+        cell.show("dataset"),
+        cell.show("budget"),
+        n,
+        attacks,
+        rows,
+    )
 
 
 def _from_weakest(group: list[Record]) -> list[str]:

@@ -13,8 +13,16 @@ def curves(lines: list[Curve]) -> dict[str, bytes]:
     """One panel for each (dataset, ball, attack); a model has one colour and mark in all of them."""
     import matplotlib
 
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "robustbench_jax",
-             "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.6, "legend.frameon": False}
+    style = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.hashsalt": "robustbench_jax",
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+    }
     with matplotlib.rc_context(style):
         figure = _figure(lines)
         made = {}
@@ -39,7 +47,7 @@ def _figure(lines: list[Curve]):
     axes = figure.subplots(high, wide, sharey=True, squeeze=False)
     for axis, panel in zip(axes.flat, panels, strict=False):
         _panel(axis, panel, [line for line in lines if (line.dataset, line.ball, line.attack) == panel], models)
-    for axis in list(axes.flat)[len(panels):]:
+    for axis in list(axes.flat)[len(panels) :]:
         axis.set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel("robust accuracy (%)")
@@ -53,7 +61,9 @@ def _panel(axis, panel: tuple[str, str, str], lines: list[Curve], models: list[s
     for line in lines:
         colour, mark = (choices[models.index(line.model) % 7] for choices in (COLOURS, MARKS))
         x = [point.eps for point in line.points]
-        value, low, high = ([100 * getattr(point.metric, name) for point in line.points] for name in ("value", "low", "high"))
+        value, low, high = (
+            [100 * getattr(point.metric, name) for point in line.points] for name in ("value", "low", "high")
+        )
         axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.plot(x, value, color=colour, marker=mark, markersize=4, linewidth=1.5, label=line.model)
     axis.set_title(attack, fontsize=9, family="monospace", loc="left")

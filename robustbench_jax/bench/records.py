@@ -66,8 +66,15 @@ def record_of(cell: Cell, outcome: Outcome, timing: Timing, provenance: dict[str
     """The record of an outcome: arrays of one number an example go into it, the rest is for `write_arrays`."""
     small = {name: _listed(values) for name, values in outcome.arrays.items() if values.ndim == 1}
     metrics = {name: MetricValue(**vars(metric)) for name, metric in outcome.metrics.items()}
-    return Record(id=cell.id, cell=cell, metrics=metrics, per_example=small, timing=timing, provenance=provenance,
-                  papers=list(outcome.papers))
+    return Record(
+        id=cell.id,
+        cell=cell,
+        metrics=metrics,
+        per_example=small,
+        timing=timing,
+        provenance=provenance,
+        papers=list(outcome.papers),
+    )
 
 
 def write(directory: str | Path, record: Record) -> Path:
@@ -113,8 +120,10 @@ def read(path: str | Path) -> Record:
     except (ValidationError, UnicodeDecodeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "no text"}
         where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path} is no whole record ({where + ': ' if where else ''}{first['msg']}); delete it and run "
-                        "the sweep again") from None
+        raise UserError(
+            f"{path} is no whole record ({where + ': ' if where else ''}{first['msg']}); delete it and run "
+            "the sweep again"
+        ) from None
 
 
 def read_all(directory: str | Path) -> tuple[list[Record], list[str]]:

@@ -36,21 +36,34 @@ class Summary:
     failed: list[tuple[Cell, str]] = field(default_factory=list)
 
 
-def run_cell(cell: Cell, model: Classifier, data: Dataset, *, runtime: Runtime = Runtime(),
-             report: Report = lambda settled: None) -> tuple[Record, Outcome]:
+def run_cell(
+    cell: Cell, model: Classifier, data: Dataset, *, runtime: Runtime = Runtime(), report: Report = lambda settled: None
+) -> tuple[Record, Outcome]:
     """Runs the threat's procedure on things that are already made."""
     made = provenance(data=data.digest, weights=_digest(model), seed=cell.seed)
     with Clock() as clock:
         outcome = entry("threat", cell.threat).make(
-            jax.random.key(cell.seed), model, data, build("attack", cell.attack), build("budget", cell.budget),
-            runtime=runtime, report=report)
+            jax.random.key(cell.seed),
+            model,
+            data,
+            build("attack", cell.attack),
+            build("budget", cell.budget),
+            runtime=runtime,
+            report=report,
+        )
     timing = Timing(compile_s=round(clock.compile_s, 3), run_s=round(clock.run_s, 3), **outcome.counts)
     record = records.record_of(cell, outcome, timing, made)
     return record.model_copy(update={"papers": papers(cell)}), outcome
 
 
-def run_sweep(cells: tuple[Cell, ...], out: str | Path, *, runtime: Runtime, workshop: Workshop,
-              begin: Callable[[int, Cell, int], Report] = lambda number, cell, examples: lambda settled: None) -> Summary:
+def run_sweep(
+    cells: tuple[Cell, ...],
+    out: str | Path,
+    *,
+    runtime: Runtime,
+    workshop: Workshop,
+    begin: Callable[[int, Cell, int], Report] = lambda number, cell, examples: lambda settled: None,
+) -> Summary:
     """Runs what is missing of `cells` into the directory `out`. `begin` is told of each cell and gives its report."""
     summary = Summary()
     have = {record.id: record for record in records.read_all(out)[0]} if Path(out, records.CELLS).is_dir() else {}
@@ -68,8 +81,17 @@ def run_sweep(cells: tuple[Cell, ...], out: str | Path, *, runtime: Runtime, wor
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             summary.failed.append((cell, reason))
-            records.write(out, Record(id=cell.id, status="failed", error=traceback.format_exc(), cell=cell,
-                                      provenance=provenance(seed=cell.seed), papers=papers(cell)))
+            records.write(
+                out,
+                Record(
+                    id=cell.id,
+                    status="failed",
+                    error=traceback.format_exc(),
+                    cell=cell,
+                    provenance=provenance(seed=cell.seed),
+                    papers=papers(cell),
+                ),
+            )
     return summary
 
 
@@ -82,8 +104,12 @@ def keep(out: str | Path, record: Record, outcome: Outcome) -> None:
 def papers(cell: Cell) -> list[str]:
     """BibTeX keys of everything that the cell used."""
     found: dict[str, None] = {}
-    for kind, text in (("attack", cell.attack), ("budget", cell.budget), ("dataset", cell.dataset),
-                       ("training", cell.defence)):
+    for kind, text in (
+        ("attack", cell.attack),
+        ("budget", cell.budget),
+        ("dataset", cell.dataset),
+        ("training", cell.defence),
+    ):
         for name, of in _parts(kind, text) if text else ():
             paper = entry(of, name).paper
             if paper:
@@ -108,8 +134,11 @@ def _still_true(record: Record, model: Classifier, data: Dataset) -> bool:
 
 
 def _digest(model: Classifier) -> str:
-    return digest(model.params) if isinstance(model.params, dict) else digest(
-        {f"{i:04d}": leaf for i, leaf in enumerate(jax.tree.leaves(model.params))})
+    return (
+        digest(model.params)
+        if isinstance(model.params, dict)
+        else digest({f"{i:04d}": leaf for i, leaf in enumerate(jax.tree.leaves(model.params))})
+    )
 
 
 def _broken(outcome: Outcome) -> dict[str, np.ndarray]:

@@ -33,8 +33,10 @@ def load_model(text: str) -> Classifier:
 def _load_trained(text: str) -> tuple[Classifier, dict]:
     kind = kind_of_model(text)
     if kind == "model":
-        raise UserError(f"'{text}' is an architecture without weights; train it first, or name one of: "
-                        f"{', '.join(zoo.names())}, checkpoint(\"dir\")")
+        raise UserError(
+            f"'{text}' is an architecture without weights; train it first, or name one of: "
+            f'{", ".join(zoo.names())}, checkpoint("dir")'
+        )
     return zoo.load_shipped(text) if kind is None else build(kind, text).load()
 
 
@@ -53,8 +55,14 @@ class Workshop:
         if kind_of_model(model) != "model":
             return load_model(model)
         data = self.dataset(dataset, "train", None)
-        what = {"model": model, "defence": defence, "recipe": recipe, "dataset": dataset, "data": data.digest,
-                "seed": seed}
+        what = {
+            "model": model,
+            "defence": defence,
+            "recipe": recipe,
+            "dataset": dataset,
+            "data": data.digest,
+            "seed": seed,
+        }
         name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
         return train(what, data, self.directory / name, lambda progress: self.report(model, progress))
 
@@ -71,9 +79,15 @@ def train(what: dict, data: Dataset, directory: Path, report: Callable[[Progress
     _claim(directory, what)
     key = jax.random.key(what["seed"])
     shape, classes = data.x.shape[1:], len(data.classes)
-    classifier = fit(stream(key, "fit"), build_model(what["model"], shape, classes, stream(key, "init")), data,
-                     build("recipe", what["recipe"]), defence=build("training", what["defence"]),
-                     directory=directory / CHECKPOINTS, report=report)
+    classifier = fit(
+        stream(key, "fit"),
+        build_model(what["model"], shape, classes, stream(key, "init")),
+        data,
+        build("recipe", what["recipe"]),
+        defence=build("training", what["defence"]),
+        directory=directory / CHECKPOINTS,
+        report=report,
+    )
     files.save(directory / files.MODEL, classifier, files.describe(classifier, what["model"], shape, classes, run=what))
     shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
     return classifier
@@ -93,5 +107,6 @@ def _claim(directory: Path, what: dict) -> None:
 def _require_same(found: dict, what: dict, directory: Path) -> None:
     for name, value in what.items():
         if found.get(name) != value:
-            raise UserError(f"{directory} holds another run: {name} = {found.get(name)!r}, not {value!r}; choose "
-                            "another --out")
+            raise UserError(
+                f"{directory} holds another run: {name} = {found.get(name)!r}, not {value!r}; choose another --out"
+            )

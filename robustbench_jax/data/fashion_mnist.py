@@ -19,8 +19,7 @@ from robustbench_jax.data import checks, tfds
 from robustbench_jax.registry import register
 from robustbench_jax.types import Dataset, UserError, record
 
-CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-           "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 EMBEDDED = "embedded/fashion_mnist_mini.npy.xz"
 TRAIN = 10_000
 IDX_FILES = {"train": "train", "test": "t10k"}

@@ -41,8 +41,10 @@ def how_to_get(name: str, before: str = "") -> str:
     So is importlib_resources, which TFDS 4.9.10 imports without requiring it.
     """
     program = f"tfds.builder('{name}', file_format='array_record').download_and_prepare()"
-    return (f"{before}with TensorFlow for this once (pip install tensorflow importlib_resources), run "
-            f'python -c "import tensorflow_datasets as tfds; {program}"')
+    return (
+        f"{before}with TensorFlow for this once (pip install tensorflow importlib_resources), run "
+        f'python -c "import tensorflow_datasets as tfds; {program}"'
+    )
 
 
 @dataclass(frozen=True)

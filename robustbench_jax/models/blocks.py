@@ -27,8 +27,9 @@ class Normalise(nnx.Module):
 class Conv(nnx.Module):
     """A square convolution, He-initialised over its outputs (He et al., 2015, arXiv:1502.01852)."""
 
-    def __init__(self, ins: int, outs: int, window: int, *, stride: int = 1, padding="SAME", bias: bool = True,
-                 rngs: nnx.Rngs):
+    def __init__(
+        self, ins: int, outs: int, window: int, *, stride: int = 1, padding="SAME", bias: bool = True, rngs: nnx.Rngs
+    ):
         self.stride, self.padding = stride, padding
         scale = math.sqrt(2 / (window * window * ins))
         self.kernel = nnx.Param(scale * jax.random.normal(rngs.params(), (window, window, ins, outs)))

@@ -21,8 +21,16 @@ class CNN(nnx.Module):
     (before, after) of its own; dense: the hidden layers after them.
     """
 
-    def __init__(self, convolutions: tuple = ((16, 3, 1), (32, 4, 2), (64, 4, 2)), dense: tuple = (128,),
-                 padding: int = 1, *, shape, classes, rngs):
+    def __init__(
+        self,
+        convolutions: tuple = ((16, 3, 1), (32, 4, 2), (64, 4, 2)),
+        dense: tuple = (128,),
+        padding: int = 1,
+        *,
+        shape,
+        classes,
+        rngs,
+    ):
         require_image("cnn", shape, 4)
         if not all(isinstance(c, tuple) and len(c) in (3, 4) for c in convolutions):
             raise UserError(f"cnn: convolutions = {convolutions} must be a list of [channels, window, stride]")
@@ -72,5 +80,11 @@ def ibp_medium(*, shape, classes, rngs) -> CNN:
 
 @register("model", "ibp_large", paper="gowal2018", given=GIVEN)
 def ibp_large(*, shape, classes, rngs) -> CNN:
-    return CNN(((64, 3, 1), (64, 3, 1), (128, 3, 2), (128, 3, 1), (128, 3, 1)), (512,), 0,
-               shape=shape, classes=classes, rngs=rngs)
+    return CNN(
+        ((64, 3, 1), (64, 3, 1), (128, 3, 2), (128, 3, 1), (128, 3, 1)),
+        (512,),
+        0,
+        shape=shape,
+        classes=classes,
+        rngs=rngs,
+    )

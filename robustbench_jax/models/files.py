@@ -36,8 +36,13 @@ def digest(params: dict[str, Any]) -> str:
 
 def describe(classifier: Classifier, architecture: str, shape: tuple[int, ...], classes: int, **more: Any) -> dict:
     """The description that goes beside the arrays."""
-    return {"architecture": architecture, "shape": list(shape), "classes": classes,
-            "weights": digest(classifier.params), **more}
+    return {
+        "architecture": architecture,
+        "shape": list(shape),
+        "classes": classes,
+        "weights": digest(classifier.params),
+        **more,
+    }
 
 
 def save(directory: str | Path, classifier: Classifier, description: dict) -> Path:
@@ -74,11 +79,13 @@ def load(directory: str | Path) -> tuple[Classifier, dict]:
     empty = _empty(description, root)
     try:
         with orbax.checkpoint.StandardCheckpointer() as reader:
-            params = reader.restore(root / ARRAYS, {k: jax.ShapeDtypeStruct(v.shape, v.dtype)
-                                                    for k, v in empty.params.items()})
+            params = reader.restore(
+                root / ARRAYS, {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in empty.params.items()}
+            )
     except Exception as error:
-        raise UserError(f"{directory} is damaged or does not fit {description['architecture']}: "
-                        f"{str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"{directory} is damaged or does not fit {description['architecture']}: {str(error).splitlines()[0]}"
+        ) from error
     return _checked(empty, params, description, str(directory)), description
 
 
@@ -117,8 +124,9 @@ def _empty(description: dict, source: Path) -> Classifier:
     made = {}
 
     def make():
-        made["model"] = build_model(description["architecture"], tuple(description["shape"]), description["classes"],
-                                    jax.random.key(0))
+        made["model"] = build_model(
+            description["architecture"], tuple(description["shape"]), description["classes"], jax.random.key(0)
+        )
         return made["model"].params
 
     try:

@@ -58,8 +58,12 @@ class Net:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Net) and self._hash == other._hash
-                                 and self.inference == other.inference and self.weights == other.weights)
+        return self is other or (
+            isinstance(other, Net)
+            and self._hash == other._hash
+            and self.inference == other.inference
+            and self.weights == other.weights
+        )
 
 
 def count(classifier: Classifier) -> int:
@@ -72,8 +76,10 @@ def with_params(classifier: Classifier, params: Params, source: str) -> Classifi
     expected, got = ({k: tuple(v.shape) for k, v in p.items()} for p in (classifier.params, params))
     for name in expected | got:
         if expected.get(name) != got.get(name):
-            raise UserError(f"{source} does not fit the architecture: '{name}' is {got.get(name, 'missing')}, "
-                            f"{expected.get(name, 'nothing')} is expected")
+            raise UserError(
+                f"{source} does not fit the architecture: '{name}' is {got.get(name, 'missing')}, "
+                f"{expected.get(name, 'nothing')} is expected"
+            )
     return classifier.replace(params=params)
 
 

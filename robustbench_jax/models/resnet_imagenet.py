@@ -47,8 +47,11 @@ class ImageNetResNet(nnx.Module):
             width = 64 * 2**stage
             for block in range(count):
                 stride = 2 if stage and not block else 1
-                plan = ([(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)] if bottleneck
-                        else [(width, 3, stride), (width, 3, 1)])
+                plan = (
+                    [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
+                    if bottleneck
+                    else [(width, 3, stride), (width, 3, 1)]
+                )
                 stack.append(Residual(ins, plan, stride, rngs=rngs))
                 ins = plan[-1][0]
         self.blocks = nnx.List(stack)

@@ -42,8 +42,10 @@ class ViTSmall(nnx.Module):
         require_image("vit_small", shape, 1)
         if patch < 1 or shape[0] % patch or shape[1] % patch:
             fits = [p for p in range(1, min(shape[:2]) + 1) if not shape[0] % p and not shape[1] % p]
-            raise UserError(f"vit_small: patch = {patch} must divide {shape[0]}x{shape[1]}; the nearest that does is "
-                            f"{min(fits, key=lambda p: abs(p - patch))}")
+            raise UserError(
+                f"vit_small: patch = {patch} must divide {shape[0]}x{shape[1]}; the nearest that does is "
+                f"{min(fits, key=lambda p: abs(p - patch))}"
+            )
         tokens = (shape[0] // patch) * (shape[1] // patch) + 1
         self.normalise = Normalise(shape[-1])
         self.embed = Conv(shape[-1], width, patch, stride=patch, padding=0, rngs=rngs)

@@ -94,9 +94,18 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def drive(key: jax.Array, attack: EvasionAttack, model: Classifier, budget: Any, x: np.ndarray, y: np.ndarray, *,
-          ids: np.ndarray | None = None, runtime: Runtime = Runtime(),
-          report: Callable[[int], None] = lambda settled: None) -> Attacked:
+def drive(
+    key: jax.Array,
+    attack: EvasionAttack,
+    model: Classifier,
+    budget: Any,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    ids: np.ndarray | None = None,
+    runtime: Runtime = Runtime(),
+    report: Callable[[int], None] = lambda settled: None,
+) -> Attacked:
     """Attacks x [N, D] (uint8, or float32 in [0, 1]) with labels y [N]. The key is consumed.
 
     A cascade's stages run in order, each on the survivors of the ones before. `report` is called with the number
@@ -104,8 +113,9 @@ def drive(key: jax.Array, attack: EvasionAttack, model: Classifier, budget: Any,
     """
     ids = np.arange(len(y)) if ids is None else np.asarray(ids)
     stages = getattr(attack, "stages", (attack,))
-    found = Attacked(np.zeros(len(y), bool), as_unit(x), np.full(len(y), -1),
-                     np.zeros(len(y), np.int64), np.zeros(len(y), np.int64))
+    found = Attacked(
+        np.zeros(len(y), bool), as_unit(x), np.full(len(y), -1), np.zeros(len(y), np.int64), np.zeros(len(y), np.int64)
+    )
     for number, stage in enumerate(stages):
         left = np.flatnonzero(~found.success)
         if not len(left):
@@ -122,8 +132,9 @@ def drive(key: jax.Array, attack: EvasionAttack, model: Classifier, budget: Any,
     return found
 
 
-def attack_batch(key: jax.Array, attack: EvasionAttack, model: Classifier, budget: Any, x: jax.Array, y: jax.Array,
-                 ids: jax.Array) -> jax.Array:
+def attack_batch(
+    key: jax.Array, attack: EvasionAttack, model: Classifier, budget: Any, x: jax.Array, y: jax.Array, ids: jax.Array
+) -> jax.Array:
     """x_adv [B, D] of the attack's first work item, without queue or judge: for training on adversarial examples."""
     item = jnp.zeros(len(y), jnp.int32)
     lanes, states = _start(key, attack, model, budget, x, y, ids, item)
@@ -142,8 +153,16 @@ def predict(model: Classifier, x: np.ndarray, runtime: Runtime = Runtime()) -> n
     return _by_slices(lambda part: _logits(model, place(part)), [x], width)[: len(x)]
 
 
-def judge(model: Classifier, budget: Any, goal: str, x: np.ndarray, x_adv: np.ndarray, y: np.ndarray,
-          target: np.ndarray, runtime: Runtime = Runtime()) -> tuple[np.ndarray, np.ndarray]:
+def judge(
+    model: Classifier,
+    budget: Any,
+    goal: str,
+    x: np.ndarray,
+    x_adv: np.ndarray,
+    y: np.ndarray,
+    target: np.ndarray,
+    runtime: Runtime = Runtime(),
+) -> tuple[np.ndarray, np.ndarray]:
     """What the harness believes: x_adv projected onto the budget, and whether the deployed model then errs."""
     width = min(runtime.batch, max(_power_of_two(len(x)), NARROWEST))
     model, place = _placed(model, runtime, width)
@@ -228,10 +247,16 @@ class Bucket:
         fresh = np.zeros(self.width, bool)
         fresh[slots] = True
         item, example = np.where(fresh[:, None], self.owner, self.owner[slots[0]]).T
-        start = _start(self.key, self.attack, self.model, self.budget,
-                       *map(self.place, (x[example], y[example], ids[example], item)))
-        self.lanes, self.states = start if self.lanes is None else _merge(
-            self.place(fresh), start, (self.lanes, self.states))
+        start = _start(
+            self.key,
+            self.attack,
+            self.model,
+            self.budget,
+            *map(self.place, (x[example], y[example], ids[example], item)),
+        )
+        self.lanes, self.states = (
+            start if self.lanes is None else _merge(self.place(fresh), start, (self.lanes, self.states))
+        )
 
     def advance(self) -> list[Finished]:
         """Steps all slots; takes out the finished ones."""
@@ -247,8 +272,17 @@ class Bucket:
         states = self.states
         x_adv = np.asarray(states.x_adv[rows])
         forwards, gradients, target = map(np.asarray, (states.forwards, states.gradients, self.lanes.target))
-        left = [Finished(int(self.owner[s, 0]), int(self.owner[s, 1]), int(target[s]), x_adv[row], int(forwards[s]),
-                         int(gradients[s])) for row, s in enumerate(slots)]
+        left = [
+            Finished(
+                int(self.owner[s, 0]),
+                int(self.owner[s, 1]),
+                int(target[s]),
+                x_adv[row],
+                int(forwards[s]),
+                int(gradients[s]),
+            )
+            for row, s in enumerate(slots)
+        ]
         self.owner[slots] = -1
         return left
 

@@ -29,16 +29,18 @@ Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 
 
-def conv(x: jax.Array, kernel: jax.Array, *, stride: int | Pair = 1, padding: str | int | Pads = "SAME",
-         groups: int = 1) -> jax.Array:
+def conv(
+    x: jax.Array, kernel: jax.Array, *, stride: int | Pair = 1, padding: str | int | Pads = "SAME", groups: int = 1
+) -> jax.Array:
     """Cross-correlates x [..., H, W, I] with kernel [h, w, I / groups, O]; returns [..., H', W', O].
 
     padding: "SAME" or "VALID" as XLA has them, a number of zeros on every side, or ((top, bottom), (left, right)).
     Raises UserError where channels do not fit.
     """
     if x.shape[-1] != kernel.shape[2] * groups:
-        raise UserError(f"conv: {x.shape[-1]} channels in, the kernel {list(kernel.shape)} takes "
-                        f"{kernel.shape[2] * groups}")
+        raise UserError(
+            f"conv: {x.shape[-1]} channels in, the kernel {list(kernel.shape)} takes {kernel.shape[2] * groups}"
+        )
     strides = (stride, stride) if isinstance(stride, int) else stride
     pads = _pads(padding, x.shape[-3:-1], kernel.shape[:2], strides)
     images = x.reshape((-1, *x.shape[-3:]))
@@ -107,8 +109,11 @@ def _slices(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> list[
     """What each kernel position sees: [N, H', W', I], h w times."""
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     down, right = ((size - k) // s * s + 1 for size, k, s in zip(x.shape[1:3], kernel.shape, strides, strict=False))
-    return [x[:, i : i + down : strides[0], j : j + right : strides[1]]
-            for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
+    return [
+        x[:, i : i + down : strides[0], j : j + right : strides[1]]
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    ]
 
 
 def _phases(g: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, size: Pair) -> jax.Array:
@@ -184,16 +189,25 @@ def _kernel_gradient(x, g, strides, pads, window):
 
 _conv.defvjp(
     lambda x, kernel, strides, pads: (_conv(x, kernel, strides, pads), (x, kernel)),
-    lambda strides, pads, saved, g: (_input_gradient(g, saved[1], strides, pads, saved[0].shape[1:3]),
-                                     _kernel_gradient(saved[0], g, strides, pads, saved[1].shape[:2])))
+    lambda strides, pads, saved, g: (
+        _input_gradient(g, saved[1], strides, pads, saved[0].shape[1:3]),
+        _kernel_gradient(saved[0], g, strides, pads, saved[1].shape[:2]),
+    ),
+)
 _input_gradient.defvjp(
     lambda g, kernel, strides, pads, size: (_input_gradient(g, kernel, strides, pads, size), (g, kernel)),
-    lambda strides, pads, size, saved, x: (_conv(x, saved[1], strides, pads),
-                                           _kernel_gradient(x, saved[0], strides, pads, saved[1].shape[:2])))
+    lambda strides, pads, size, saved, x: (
+        _conv(x, saved[1], strides, pads),
+        _kernel_gradient(x, saved[0], strides, pads, saved[1].shape[:2]),
+    ),
+)
 _kernel_gradient.defvjp(
     lambda x, g, strides, pads, window: (_kernel_gradient(x, g, strides, pads, window), (x, g)),
-    lambda strides, pads, window, saved, kernel: (_input_gradient(saved[1], kernel, strides, pads, saved[0].shape[1:3]),
-                                                  _conv(saved[0], kernel, strides, pads)))
+    lambda strides, pads, window, saved, kernel: (
+        _input_gradient(saved[1], kernel, strides, pads, saved[0].shape[1:3]),
+        _conv(saved[0], kernel, strides, pads),
+    ),
+)
 
 
 def _vmapped(form: Callable, by_columns: Callable) -> Callable:

@@ -33,7 +33,7 @@ class Ledger:
         return item < self.winner[example]
 
     def settle(self, item: int, example: int, success: bool, forwards: int, gradients: int) -> bool:
-        """Enters one judged item. True where its x_adv is now the example's best: the winner's, else the last item's."""
+        """Enters one judged item. True where its x_adv is the example's best so far (a success, or the last try)."""
         self.forwards[example, item], self.gradients[example, item] = forwards, gradients
         self.owed[example] -= 1
         if success and item < self.winner[example]:
@@ -51,5 +51,5 @@ class Ledger:
         return int(np.sum(self.broken | (self.owed == 0)))
 
     def spent(self, counts: np.ndarray) -> np.ndarray:
-        """Evaluations per example [N]: those of the items up to the winner; items that were dropped are not its cost."""
+        """Evaluations per example [N]: those of the items up to the winner; dropped items are not its cost."""
         return np.sum(counts * (np.arange(self.items) <= self.winner[:, None]), axis=1)

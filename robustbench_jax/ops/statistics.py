@@ -32,15 +32,15 @@ def wilson(successes: int, n: int, alpha: float = 0.05) -> Interval:
     return _proportion(successes, n, alpha, "wilson", "two-sided")
 
 
-def bootstrap_mean(values: np.ndarray, *, seed: int = 0, resamples: int = 9999,
-                   alpha: float = 0.05) -> Interval:
+def bootstrap_mean(values: np.ndarray, *, seed: int = 0, resamples: int = 9999, alpha: float = 0.05) -> Interval:
     """Percentile bootstrap interval of the mean of values [N]; equal values are their own interval."""
     values = _vector("values", values)
     return _bootstrap(values, seed, resamples, alpha)
 
 
-def paired_bootstrap(a: np.ndarray, b: np.ndarray, *, seed: int = 0, resamples: int = 9999,
-                     alpha: float = 0.05) -> tuple[float, Interval]:
+def paired_bootstrap(
+    a: np.ndarray, b: np.ndarray, *, seed: int = 0, resamples: int = 9999, alpha: float = 0.05
+) -> tuple[float, Interval]:
     """mean(a - b) and its percentile bootstrap interval; a [N] and b [N] belong to the same examples."""
     a, b = _vector("a", a), _vector("b", b)
     if a.shape != b.shape:
@@ -116,9 +116,15 @@ def _bootstrap(values: np.ndarray, seed: int, resamples: int, alpha: float) -> I
     _require_level(alpha)
     if np.ptp(values) == 0:
         return Interval(float(values[0]), float(values[0]))
-    found = stats.bootstrap((values,), np.mean, n_resamples=resamples, confidence_level=1 - alpha,
-                            method="percentile", rng=np.random.default_rng(seed),
-                            batch=max(1, 2**22 // len(values)))
+    found = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=resamples,
+        confidence_level=1 - alpha,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+        batch=max(1, 2**22 // len(values)),
+    )
     return Interval(float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 

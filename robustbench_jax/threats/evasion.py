@@ -21,8 +21,16 @@ from robustbench_jax.types import Classifier, Dataset, EvasionAttack, Outcome, U
 
 
 @register("threat", "evasion")
-def run(key: jax.Array, model: Classifier, data: Dataset, attack: EvasionAttack, budget: Any, *,
-        runtime: Runtime = Runtime(), report: Callable[[int], None] = lambda settled: None) -> Outcome:
+def run(
+    key: jax.Array,
+    model: Classifier,
+    data: Dataset,
+    attack: EvasionAttack,
+    budget: Any,
+    *,
+    runtime: Runtime = Runtime(),
+    report: Callable[[int], None] = lambda settled: None,
+) -> Outcome:
     """Attacks `data` and says how many of its examples stay right. The key is consumed.
 
     Arrays: clean_correct and robust bool[N], prediction int[N] (clean), broken_by int[N] (stage of a cascade, -1 for
@@ -34,14 +42,25 @@ def run(key: jax.Array, model: Classifier, data: Dataset, attack: EvasionAttack,
     clean = prediction == data.y
     right = np.flatnonzero(clean)
     wrong = len(data) - len(right)
-    attacked = drive.drive(stream(key, "attack"), attack, model, budget, data.x[right], data.y[right], ids=right,
-                           runtime=runtime, report=lambda settled: report(wrong + settled))
+    attacked = drive.drive(
+        stream(key, "attack"),
+        attack,
+        model,
+        budget,
+        data.x[right],
+        data.y[right],
+        ids=right,
+        runtime=runtime,
+        report=lambda settled: report(wrong + settled),
+    )
     arrays = _arrays(data, budget, prediction, right, attacked)
     return Outcome(
         metrics=metrics.evasion(clean, *(arrays[k] for k in ("robust", "size", "forwards", "gradients"))),
         arrays=arrays,
-        counts={"forward_evaluations": int(attacked.forwards.sum()) + len(data) + len(right),
-                "gradient_evaluations": int(attacked.gradients.sum())},
+        counts={
+            "forward_evaluations": int(attacked.forwards.sum()) + len(data) + len(right),
+            "gradient_evaluations": int(attacked.gradients.sum()),
+        },
     )
 
 
@@ -75,6 +94,12 @@ def _arrays(data: Dataset, budget: Any, prediction: np.ndarray, right: np.ndarra
     spread["forwards"][right], spread["gradients"][right] = attacked.forwards, attacked.gradients
     broken_by = np.full(count, -1)
     broken_by[right] = attacked.broken_by
-    return {"clean_correct": clean, "robust": robust, "prediction": prediction.astype(np.int32),
-            "broken_by": broken_by.astype(np.int32), "size": size, **spread, "x_adv": x_adv}
-
+    return {
+        "clean_correct": clean,
+        "robust": robust,
+        "prediction": prediction.astype(np.int32),
+        "broken_by": broken_by.astype(np.int32),
+        "size": size,
+        **spread,
+        "x_adv": x_adv,
+    }

@@ -11,18 +11,31 @@ from tests import oracles
 
 
 def robust(attack, budget, oracle):
-    outcome = evasion.run(jax.random.key(0), oracle.model, oracle.data, build("attack", attack), build("budget", budget))
+    outcome = evasion.run(
+        jax.random.key(0), oracle.model, oracle.data, build("attack", attack), build("budget", budget)
+    )
     return outcome.arrays["robust"], outcome
 
 
-@pytest.mark.parametrize("attack", ["fgsm", "pgd(steps=20)", "pgd(steps=20, momentum=0.9)", "pgd(random_start=False)",
-                                    "pgd(loss='margin')", "targeted(pgd(steps=20), 'most_likely')"])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "fgsm",
+        "pgd(steps=20)",
+        "pgd(steps=20, momentum=0.9)",
+        "pgd(random_start=False)",
+        "pgd(loss='margin')",
+        "targeted(pgd(steps=20), 'most_likely')",
+    ],
+)
 def test_linf_attacks_succeed_exactly_where_the_margin_allows(attack, linear):
     eps = float(np.median(linear.distance("linf")))
     np.testing.assert_array_equal(robust(attack, f"linf({eps})", linear)[0], linear.distance("linf") > eps)
 
 
-@pytest.mark.parametrize("ball, attack", [("l2", "fgsm"), ("l2", "pgd(steps=20)"), ("l1", "fgsm"), ("l1", "pgd(steps=100)")])
+@pytest.mark.parametrize(
+    "ball, attack", [("l2", "fgsm"), ("l2", "pgd(steps=20)"), ("l1", "fgsm"), ("l1", "pgd(steps=100)")]
+)
 def test_l2_and_l1_attacks_succeed_where_the_margin_allows(ball, attack, linear):
     """In L1 one pixel would have to leave the box for large radii, so only small ones are exact."""
     distance = linear.distance(ball)
@@ -59,8 +72,13 @@ def test_restarts_find_at_least_what_one_start_finds(small_cnn):
 
 def test_a_targeted_attack_reaches_the_class_it_was_asked_for(small_cnn):
     model, data = small_cnn
-    outcome = evasion.run(jax.random.key(0), model, data, build("attack", "targeted(pgd(steps=20), 'least_likely')"),
-                          build("budget", "linf(0.5)"))
+    outcome = evasion.run(
+        jax.random.key(0),
+        model,
+        data,
+        build("attack", "targeted(pgd(steps=20), 'least_likely')"),
+        build("budget", "linf(0.5)"),
+    )
     logits = jax.vmap(model)(data.x.astype(np.float32) / 255)
     reached = np.argmax(jax.vmap(model)(outcome.arrays["x_adv"]), -1)
     broken = ~outcome.arrays["robust"]
@@ -68,11 +86,17 @@ def test_a_targeted_attack_reaches_the_class_it_was_asked_for(small_cnn):
     np.testing.assert_array_equal(reached[broken], np.argmin(logits, -1)[broken])
 
 
-@pytest.mark.parametrize("text, message", [
-    ("pgd(steps=0)", "steps = 0 must be greater than 0"), ("pgd(loss='crossentropy')", "did you mean 'cross_entropy'"),
-    ("targeted(pgd, 'leastlikely')", "did you mean 'least_likely'"), ("cascade([])", "needs a list of attacks"),
-    ("targeted(cascade([fgsm]))", "cascade"), ("uniform_noise(steps=-1)", "steps = -1"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("pgd(steps=0)", "steps = 0 must be greater than 0"),
+        ("pgd(loss='crossentropy')", "did you mean 'cross_entropy'"),
+        ("targeted(pgd, 'leastlikely')", "did you mean 'least_likely'"),
+        ("cascade([])", "needs a list of attacks"),
+        ("targeted(cascade([fgsm]))", "cascade"),
+        ("uniform_noise(steps=-1)", "steps = -1"),
+    ],
+)
 def test_wrong_arguments_are_named(text, message):
     with pytest.raises(UserError, match=message):
         build("attack", text)

@@ -10,9 +10,13 @@ X = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
 Y = np.array([1, 0])
 
 
-@pytest.mark.parametrize("split, digest", [
-    ("train", "324438ca3bc6271d4785f04175bdee55151abb07d502e782b3ad4677ae279882"),
-    ("test", "99717ada1e757cb7217b5a252458bc9c7e0ec2eafbf23e9a4efbaf36443d473f")])
+@pytest.mark.parametrize(
+    "split, digest",
+    [
+        ("train", "324438ca3bc6271d4785f04175bdee55151abb07d502e782b3ad4677ae279882"),
+        ("test", "99717ada1e757cb7217b5a252458bc9c7e0ec2eafbf23e9a4efbaf36443d473f"),
+    ],
+)
 def test_the_embedded_images_are_those_that_shipped_results_were_measured_on(split, digest):
     assert load_dataset("fashion_mnist_mini", split).digest == digest
 
@@ -21,9 +25,12 @@ def test_the_digest_sees_images_labels_class_names_and_shape_but_not_the_name():
     data = checks.dataset(X, Y, ("a", "b"), "mine")
     brighter = X.copy()
     brighter[1, 3, 4, 2] += 1
-    others = [checks.dataset(brighter, Y, ("a", "b"), "mine"), checks.dataset(X, 1 - Y, ("a", "b"), "mine"),
-              checks.dataset(X, Y, ("a", "c"), "mine"),
-              checks.dataset(X.reshape(2, 5, 4, 3), Y, ("a", "b"), "mine")]
+    others = [
+        checks.dataset(brighter, Y, ("a", "b"), "mine"),
+        checks.dataset(X, 1 - Y, ("a", "b"), "mine"),
+        checks.dataset(X, Y, ("a", "c"), "mine"),
+        checks.dataset(X.reshape(2, 5, 4, 3), Y, ("a", "b"), "mine"),
+    ]
     assert len({data.digest, *(other.digest for other in others)}) == 5
     assert checks.dataset(X / 255, Y.astype(np.uint8), ("a", "b"), "yours").digest == data.digest
 
@@ -46,8 +53,9 @@ def test_channels_first_is_refused(shape):
         checks.images(np.zeros(shape, np.uint8), "mine")
 
 
-@pytest.mark.parametrize("x", [X.astype(np.int32), X.astype(bool), X.astype(complex), X.astype(str)],
-                         ids=lambda x: str(x.dtype))
+@pytest.mark.parametrize(
+    "x", [X.astype(np.int32), X.astype(bool), X.astype(complex), X.astype(str)], ids=lambda x: str(x.dtype)
+)
 def test_images_of_another_type_are_refused(x):
     with pytest.raises(UserError, match=f"mine: images are {x.dtype}; uint8, or floats"):
         checks.images(x, "mine")
@@ -62,14 +70,18 @@ def test_floats_just_outside_the_box_are_refused_and_its_corners_are_not(value, 
     assert checks.images(np.clip(x, 0, 1), "mine")[0, 0, 0, 0] == (255 if value > 0 else 0)
 
 
-@pytest.mark.parametrize("y, classes, message", [
-    ([0, 2], 2, "label 2 is out of range; 0 to 1 are classes"),
-    ([-1, 0], 2, "label -1 is out of range"),
-    ([0.0, 1.0], 2, "labels are float64; whole numbers are needed"),
-    ([True, False], 2, "labels are bool; whole numbers are needed"),
-    ([0, 1, 1], 2, r"labels have shape \[3\]; 2 images need \[2\]"),
-    (1, 2, r"labels have shape \[\]; 2 images need \[2\]"),
-    ([[0, 1], [1, 0]], 2, r"labels have shape \[2, 2\]")])
+@pytest.mark.parametrize(
+    "y, classes, message",
+    [
+        ([0, 2], 2, "label 2 is out of range; 0 to 1 are classes"),
+        ([-1, 0], 2, "label -1 is out of range"),
+        ([0.0, 1.0], 2, "labels are float64; whole numbers are needed"),
+        ([True, False], 2, "labels are bool; whole numbers are needed"),
+        ([0, 1, 1], 2, r"labels have shape \[3\]; 2 images need \[2\]"),
+        (1, 2, r"labels have shape \[\]; 2 images need \[2\]"),
+        ([[0, 1], [1, 0]], 2, r"labels have shape \[2, 2\]"),
+    ],
+)
 def test_labels_that_do_not_number_the_classes_are_refused(y, classes, message):
     with pytest.raises(UserError, match=f"mine: {message}"):
         checks.labels(np.array(y), 2, classes, "mine")
@@ -80,10 +92,14 @@ def test_classes_without_names_are_numbered_over_all_splits():
     assert len(checks.numbered([np.array([checks.MOST_CLASSES - 1])], "mine")) == checks.MOST_CLASSES
 
 
-@pytest.mark.parametrize("labels, message", [
-    ([[0, 1], [100_000]], "label 100000 is out of range; it must be below 100,000"),
-    ([[0, 1], []], "labels must be whole numbers, at least one"),
-    ([[0, 1], [0.5]], "labels must be whole numbers, at least one")])
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ([[0, 1], [100_000]], "label 100000 is out of range; it must be below 100,000"),
+        ([[0, 1], []], "labels must be whole numbers, at least one"),
+        ([[0, 1], [0.5]], "labels must be whole numbers, at least one"),
+    ],
+)
 def test_labels_that_cannot_be_numbered_are_refused(labels, message):
     with pytest.raises(UserError, match=f"mine: {message}"):
         checks.numbered([np.array(y) for y in labels], "mine")

@@ -83,16 +83,19 @@ def test_idx_files_are_read_from_where_the_package_puts_them(tmp_path, monkeypat
     assert data.y.tolist() == [4, 5]
 
 
-@pytest.mark.parametrize("harm, message", [
-    (lambda raw: gzip.compress(gzip.decompress(raw)[:-1]), "no IDX file"),
-    (lambda raw: gzip.compress(b"\0\0\x0d\x01" + gzip.decompress(raw)[4:]), "no IDX file"),
-    (lambda raw: gzip.compress(b"\0\0\x08"), "no IDX file"),
-    (lambda raw: gzip.compress(b"\0\0\x08\xff\0"), "no IDX file"),
-    (lambda raw: gzip.compress(b""), "no IDX file"),
-    (lambda raw: raw[:-9], "no gzip file"),
-    (lambda raw: raw[:15] + bytes([raw[15] ^ 255]) + raw[16:], "no gzip file"),
-    (lambda raw: b"<html>", "no gzip file"),
-])
+@pytest.mark.parametrize(
+    "harm, message",
+    [
+        (lambda raw: gzip.compress(gzip.decompress(raw)[:-1]), "no IDX file"),
+        (lambda raw: gzip.compress(b"\0\0\x0d\x01" + gzip.decompress(raw)[4:]), "no IDX file"),
+        (lambda raw: gzip.compress(b"\0\0\x08"), "no IDX file"),
+        (lambda raw: gzip.compress(b"\0\0\x08\xff\0"), "no IDX file"),
+        (lambda raw: gzip.compress(b""), "no IDX file"),
+        (lambda raw: raw[:-9], "no gzip file"),
+        (lambda raw: raw[:15] + bytes([raw[15] ^ 255]) + raw[16:], "no gzip file"),
+        (lambda raw: b"<html>", "no gzip file"),
+    ],
+)
 def test_a_damaged_idx_file_is_named(tmp_path, harm, message):
     path = tmp_path / "labels.gz"
     write_idx(path, np.arange(200))

@@ -11,8 +11,17 @@ NEEDS_A_PATH = {"npz", "image_folder"}
 
 def test_every_registered_dataset_can_say_whether_it_is_here_and_how_to_get_it():
     names = discover("dataset")
-    assert {"fashion_mnist_mini", "fashion_mnist", "mnist", "cifar10", "cifar100", "svhn_cropped",
-            "imagenet2012", "npz", "image_folder"} <= set(names)
+    assert {
+        "fashion_mnist_mini",
+        "fashion_mnist",
+        "mnist",
+        "cifar10",
+        "cifar100",
+        "svhn_cropped",
+        "imagenet2012",
+        "npz",
+        "image_folder",
+    } <= set(names)
     for name in names:
         source = build("dataset", f'{name}("nowhere")' if name in NEEDS_A_PATH else name)
         assert source.available() in (True, False)
@@ -35,18 +44,21 @@ def test_the_two_splits_have_different_digests():
     assert train.digest != test.digest
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (("fashion_mnist_mimi",), "no dataset 'fashion_mnist_mimi'; did you mean 'fashion_mnist_mini'"),
-    (("fashion_mnist_mini", "validation"), "no split 'validation'; there are: train, test"),
-    (("fashion_mnist_mini", "test", 2001), "examples = 2001.*has 2000"),
-    (("fashion_mnist_mini", "test", 0), "examples = 0 must be"),
-    (("fashion_mnist_mini", "test", -3), "examples = -3 must be"),
-    (("fashion_mnist_mini", "test", 2.5), "examples = 2.5 must be"),
-    (("fashion_mnist_mini(5)",), "takes no arguments"),
-    (("npz",), "dataset 'npz' needs 'path'"),
-    (("npz(5)",), "path = 5 must be a str"),
-    (('image_folder("a", sise=3)',), "no argument 'sise'; did you mean 'size'"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("fashion_mnist_mimi",), "no dataset 'fashion_mnist_mimi'; did you mean 'fashion_mnist_mini'"),
+        (("fashion_mnist_mini", "validation"), "no split 'validation'; there are: train, test"),
+        (("fashion_mnist_mini", "test", 2001), "examples = 2001.*has 2000"),
+        (("fashion_mnist_mini", "test", 0), "examples = 0 must be"),
+        (("fashion_mnist_mini", "test", -3), "examples = -3 must be"),
+        (("fashion_mnist_mini", "test", 2.5), "examples = 2.5 must be"),
+        (("fashion_mnist_mini(5)",), "takes no arguments"),
+        (("npz",), "dataset 'npz' needs 'path'"),
+        (("npz(5)",), "path = 5 must be a str"),
+        (('image_folder("a", sise=3)',), "no argument 'sise'; did you mean 'size'"),
+    ],
+)
 def test_a_wrong_request_is_refused_in_one_line(arguments, message):
     with pytest.raises(UserError, match=message) as caught:
         load_dataset(*arguments)

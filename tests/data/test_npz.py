@@ -52,27 +52,30 @@ def test_limit_takes_the_first_examples(load):
         load(limit=5, x=X, y=Y)
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(y=[0, 1, 2, -1]), "label -1 is out of range"),
-    (dict(y=[0, 1, 2, 3], classes=["a", "b", "c"]), "label 3 is out of range; 0 to 2"),
-    (dict(y=np.array([0, 1, 2, 2**32 - 1])), "label 4294967295 is out of range"),
-    (dict(y=Y[:3]), r"labels have shape \[3\]; 4 images need \[4\]"),
-    (dict(y=Y[:, None]), r"labels have shape \[4, 1\]"),
-    (dict(y=Y / 2), "labels must be whole numbers"),
-    (dict(y=np.array(["a", "b", "c", "d"])), "labels must be whole numbers"),
-    (dict(x=X[0], y=Y[:3]), r"labels have shape \[3\]; 5 images"),
-    (dict(x=X[0, 0]), r"images have shape \[6, 3\]"),
-    (dict(x=X[:0], y=Y[:0]), "at least one"),
-    (dict(x=X[:0]), r"images have shape \[0, 5, 6, 3\]"),
-    (dict(x=X.transpose(0, 3, 1, 2)), r"images have shape \[4, 3, 5, 6\].*channels first"),
-    (dict(x=X.astype(np.float32)), r"images lie in \[0, 255\]"),
-    (dict(x=X / 255 - 0.1), r"images lie in \[-0.1,"),
-    (dict(x=np.where(X == 7, np.nan, X / 255)), "NaN"),
-    (dict(x=np.where(X == 7, np.inf, X / 255)), "NaN or infinity"),
-    (dict(x=X.astype(np.int64)), "images are int64; uint8"),
-    (dict(classes=[["a", "b", "c"]]), r"classes have shape \[1, 3\]"),
-    (dict(x=np.array([None] * 4)), "no npz file"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(y=[0, 1, 2, -1]), "label -1 is out of range"),
+        (dict(y=[0, 1, 2, 3], classes=["a", "b", "c"]), "label 3 is out of range; 0 to 2"),
+        (dict(y=np.array([0, 1, 2, 2**32 - 1])), "label 4294967295 is out of range"),
+        (dict(y=Y[:3]), r"labels have shape \[3\]; 4 images need \[4\]"),
+        (dict(y=Y[:, None]), r"labels have shape \[4, 1\]"),
+        (dict(y=Y / 2), "labels must be whole numbers"),
+        (dict(y=np.array(["a", "b", "c", "d"])), "labels must be whole numbers"),
+        (dict(x=X[0], y=Y[:3]), r"labels have shape \[3\]; 5 images"),
+        (dict(x=X[0, 0]), r"images have shape \[6, 3\]"),
+        (dict(x=X[:0], y=Y[:0]), "at least one"),
+        (dict(x=X[:0]), r"images have shape \[0, 5, 6, 3\]"),
+        (dict(x=X.transpose(0, 3, 1, 2)), r"images have shape \[4, 3, 5, 6\].*channels first"),
+        (dict(x=X.astype(np.float32)), r"images lie in \[0, 255\]"),
+        (dict(x=X / 255 - 0.1), r"images lie in \[-0.1,"),
+        (dict(x=np.where(X == 7, np.nan, X / 255)), "NaN"),
+        (dict(x=np.where(X == 7, np.inf, X / 255)), "NaN or infinity"),
+        (dict(x=X.astype(np.int64)), "images are int64; uint8"),
+        (dict(classes=[["a", "b", "c"]]), r"classes have shape \[1, 3\]"),
+        (dict(x=np.array([None] * 4)), "no npz file"),
+    ],
+)
 def test_what_is_no_image_set_is_refused_with_file_and_value(load, change, message):
     with pytest.raises(UserError, match=f"my.npz.*{message}"):
         load(**(dict(x=X, y=Y) | change))
@@ -102,7 +105,7 @@ def test_a_flipped_byte_is_never_read_as_an_image(tmp_path):
     np.savez_compressed(path, x=x, y=Y)
     raw = path.read_bytes()
     for place in range(0, len(raw), 7):
-        path.write_bytes(raw[:place] + bytes([raw[place] ^ 0x55]) + raw[place + 1:])
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 0x55]) + raw[place + 1 :])
         try:
             data = load_dataset(f'npz("{path}")')
         except UserError:

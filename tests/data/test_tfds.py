@@ -23,8 +23,10 @@ def encoded(array, form="png"):
 
 def prepare(root, dataset, shape, splits, names, *, ids=False, file_format="array_record", version="1.0.0"):
     """Writes {split: [(image, label), ...]} where TFDS's own builder of that name would have."""
-    features = {"image": tensorflow_datasets.features.Image(shape=shape),
-                "label": tensorflow_datasets.features.ClassLabel(names=names)}
+    features = {
+        "image": tensorflow_datasets.features.Image(shape=shape),
+        "label": tensorflow_datasets.features.ClassLabel(names=names),
+    }
     if ids:
         features["id"] = tensorflow_datasets.features.Text()
 
@@ -35,11 +37,17 @@ def prepare(root, dataset, shape, splits, names, *, ids=False, file_format="arra
 
     def info(self):
         return tensorflow_datasets.core.DatasetInfo(
-            builder=self, features=tensorflow_datasets.features.FeaturesDict(features))
+            builder=self, features=tensorflow_datasets.features.FeaturesDict(features)
+        )
 
-    members = {"name": dataset, "VERSION": tensorflow_datasets.core.Version(version), "_info": info,
-               "_split_generators": lambda self, manager: {split: examples(split) for split in splits},
-               "_generate_examples": lambda self: None, "__module__": "tiny"}
+    members = {
+        "name": dataset,
+        "VERSION": tensorflow_datasets.core.Version(version),
+        "_info": info,
+        "_split_generators": lambda self, manager: {split: examples(split) for split in splits},
+        "_generate_examples": lambda self: None,
+        "__module__": "tiny",
+    }
     with tensorflow_datasets.core.registered.skip_registration():
         builder = type("Tiny", (tensorflow_datasets.core.GeneratorBasedBuilder,), members)
     builder(data_dir=str(root), file_format=file_format).download_and_prepare()
@@ -65,10 +73,16 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-@pytest.mark.parametrize("name, shape, classes", [
-    ("mnist", (28, 28, 1), 10), ("fashion_mnist", (28, 28, 1), 10), ("cifar10", (32, 32, 3), 10),
-    ("cifar100", (32, 32, 3), 100), ("svhn_cropped", (32, 32, 3), 10),
-])
+@pytest.mark.parametrize(
+    "name, shape, classes",
+    [
+        ("mnist", (28, 28, 1), 10),
+        ("fashion_mnist", (28, 28, 1), 10),
+        ("cifar10", (32, 32, 3), 10),
+        ("cifar100", (32, 32, 3), 100),
+        ("svhn_cropped", (32, 32, 3), 10),
+    ],
+)
 def test_every_example_is_read_without_tensorflow_or_net(root, no_network, monkeypatch, name, shape, classes):
     monkeypatch.setattr("robustbench_jax.data.fashion_mnist.DEBIAN", root / "none")
     test = [(encoded(image), 9 - i) for i, image in enumerate(pictures(6, shape, start=40))]
@@ -177,8 +191,10 @@ def test_damaged_files_are_refused_with_the_way_to_repair_them(root, harm):
 
 
 def test_importing_the_datasets_imports_neither_tfds_nor_tensorflow():
-    program = ("import sys; from robustbench_jax.registry import build, discover; discover('dataset');"
-               "build('dataset', 'cifar10').available();"
-               "print([m for m in ('tensorflow_datasets', 'tensorflow') if m in sys.modules])")
+    program = (
+        "import sys; from robustbench_jax.registry import build, discover; discover('dataset');"
+        "build('dataset', 'cifar10').available();"
+        "print([m for m in ('tensorflow_datasets', 'tensorflow') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -72,7 +72,7 @@ def exact_l1(x, z, eps):
     room = np.where(z > x, 1 - x, x)
     breakpoints = np.unique(np.concatenate([[0], np.abs(z - x), np.maximum(np.abs(z - x) - room, 0)]))
     last = np.max(np.flatnonzero([excess(t) > 0 for t in breakpoints]))
-    low, high = breakpoints[last:last + 2]
+    low, high = breakpoints[last : last + 2]
     return at(low + (high - low) * excess(low) / (excess(low) - excess(high)))
 
 
@@ -97,8 +97,7 @@ def test_no_point_of_ball_and_box_lies_ahead_of_the_projection(ball):
     assert size(ball, p - x) == pytest.approx(ball.eps, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("ball, ball_alone", [(L2(0.5), [1.36, 0.69]), (L1(0.5), [1.4, 0.5])],
-                         ids=["L2", "L1"])
+@pytest.mark.parametrize("ball, ball_alone", [(L2(0.5), [1.36, 0.69]), (L1(0.5), [1.4, 0.5])], ids=["L2", "L1"])
 def test_what_the_box_takes_from_one_entry_the_others_may_use(ball, ball_alone):
     """Ball first and box second would stop at the clipped `ball_alone`, which is farther from z."""
     x, z = np.array([0.9, 0.5], np.float32), np.array([1.9, 0.9], np.float32)
@@ -108,8 +107,11 @@ def test_what_the_box_takes_from_one_entry_the_others_may_use(ball, ball_alone):
 
 
 @settings(max_examples=40, deadline=None)
-@given(arrays(np.float32, 6, elements=st.floats(0, 1, width=32)),
-       arrays(np.float32, 6, elements=st.floats(-2, 3, width=32)), st.integers(0, 6))
+@given(
+    arrays(np.float32, 6, elements=st.floats(0, 1, width=32)),
+    arrays(np.float32, 6, elements=st.floats(-2, 3, width=32)),
+    st.integers(0, 6),
+)
 def test_l0_projection_is_the_best_of_all_subsets(x, z, eps):
     inside = np.clip(z, 0, 1)
     choices = itertools.combinations(range(6), eps)
@@ -124,8 +126,10 @@ def test_l0_keeps_the_first_of_equal_entries_and_counts_what_the_box_leaves():
     x = np.full(5, 0.5, np.float32)
     np.testing.assert_array_equal(project(L0(2.0), x, x + np.float32(0.25)), [0.75, 0.75, 0.5, 0.5, 0.5])
     z = np.array([9.0, 0.9, 0.5, 0.5, 0.5], np.float32)
-    np.testing.assert_array_equal(project(L0(1.0), np.array([1.0, 0.5, 0.5, 0.5, 0.5], np.float32), z),
-                                  np.array([1.0, 0.9, 0.5, 0.5, 0.5], np.float32))
+    np.testing.assert_array_equal(
+        project(L0(1.0), np.array([1.0, 0.5, 0.5, 0.5, 0.5], np.float32), z),
+        np.array([1.0, 0.9, 0.5, 0.5, 0.5], np.float32),
+    )
 
 
 def test_l0_rounds_eps_down():
@@ -234,8 +238,7 @@ def test_l0_samples_redraw_exactly_eps_entries_chosen_evenly():
     assert stats.chisquare(changed.sum(axis=0)).pvalue > 0.01
 
 
-@pytest.mark.parametrize("ball, dual", [(Linf(1.0), 1), (L2(1.0), 2), (L1(1.0), np.inf)],
-                         ids=["Linf", "L2", "L1"])
+@pytest.mark.parametrize("ball, dual", [(Linf(1.0), 1), (L2(1.0), 2), (L1(1.0), np.inf)], ids=["Linf", "L2", "L1"])
 def test_the_steepest_direction_reaches_the_dual_norm(ball, dual):
     g = np.random.default_rng(0).normal(size=40).astype(np.float32)
     d = np.asarray(ball.steepest(g), np.float64)
@@ -270,12 +273,16 @@ def test_a_step_along_the_gradient_climbs_and_stays_inside(ball):
     assert size(ball, after.astype(np.float64) - x) <= ball.eps * (1 + TOLERANCE)
 
 
-@pytest.mark.parametrize("ball, fraction, g, after", [
-    (Linf(0.2), 0.25, [2.0, -3.0, 0.0, 1e-3], [0.55, 0.45, 0.5, 0.55]),
-    (L2(0.5), 0.25, [3.0, 0.0, -4.0, 0.0], [0.575, 0.5, 0.4, 0.5]),
-    (L1(0.4), 0.25, [1.0, 0.0, -4.0, 3.0], [0.5, 0.5, 0.4, 0.5]),
-    (L0(2.0), 0.01, [1.0, -2.0, 0.0, 1.0], [0.6, 0.3, 0.5, 0.5]),
-], ids=["Linf", "L2", "L1", "L0"])
+@pytest.mark.parametrize(
+    "ball, fraction, g, after",
+    [
+        (Linf(0.2), 0.25, [2.0, -3.0, 0.0, 1e-3], [0.55, 0.45, 0.5, 0.55]),
+        (L2(0.5), 0.25, [3.0, 0.0, -4.0, 0.0], [0.575, 0.5, 0.4, 0.5]),
+        (L1(0.4), 0.25, [1.0, 0.0, -4.0, 3.0], [0.5, 0.5, 0.4, 0.5]),
+        (L0(2.0), 0.01, [1.0, -2.0, 0.0, 1.0], [0.6, 0.3, 0.5, 0.5]),
+    ],
+    ids=["Linf", "L2", "L1", "L0"],
+)
 def test_a_step_is_a_fraction_of_the_radius_in_the_steepest_direction(ball, fraction, g, after):
     """L0, whose radius is a count: ten times the fraction for the average entry, then the best two."""
     x = np.full(4, 0.5, np.float32)

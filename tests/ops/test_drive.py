@@ -42,7 +42,9 @@ def zeros():
 
 def test_the_lowest_successful_item_wins_and_higher_ones_cost_nothing(zeros):
     model, x, y = zeros
-    found = drive.drive(jax.random.key(0), Restarts(), model, build("budget", "linf(1)"), x, y, runtime=Runtime(width=8))
+    found = drive.drive(
+        jax.random.key(0), Restarts(), model, build("budget", "linf(1)"), x, y, runtime=Runtime(width=8)
+    )
     assert found.success.all()
     np.testing.assert_allclose(found.x_adv, 9 / 255, atol=1e-7)  # item 2 of 5
     assert (found.forwards == 6 + 6 + 4).all()  # items 0 and 1 run out, item 2 is right at its fourth look
@@ -50,8 +52,13 @@ def test_the_lowest_successful_item_wins_and_higher_ones_cost_nothing(zeros):
 
 def test_the_loop_form_of_accelerators_gives_the_same_results(monkeypatch, linear):
     eps = float(np.median(linear.distance("linf")))
-    arguments = (build("attack", "pgd(steps=7, restarts=2)"), linear.model, build("budget", f"linf({eps})"),
-                 linear.data.x, linear.data.y)
+    arguments = (
+        build("attack", "pgd(steps=7, restarts=2)"),
+        linear.model,
+        build("budget", f"linf({eps})"),
+        linear.data.x,
+        linear.data.y,
+    )
     host = drive.drive(jax.random.key(0), *arguments)
     monkeypatch.setattr(drive, "on_cpu", lambda: False)
     looped = drive.drive(jax.random.key(0), *arguments, runtime=Runtime(width=16, chunk=3))
@@ -63,8 +70,14 @@ def test_the_loop_form_of_accelerators_gives_the_same_results(monkeypatch, linea
 def test_a_cascade_attacks_survivors_only_and_says_which_stage_broke_what(linear):
     eps = float(np.median(linear.distance("linf")))
     weak = "uniform_noise"
-    found = drive.drive(jax.random.key(0), build("attack", f"cascade([{weak}, fgsm, pgd])"), linear.model,
-                        build("budget", f"linf({eps * 1.01})"), linear.data.x, linear.data.y)
+    found = drive.drive(
+        jax.random.key(0),
+        build("attack", f"cascade([{weak}, fgsm, pgd])"),
+        linear.model,
+        build("budget", f"linf({eps * 1.01})"),
+        linear.data.x,
+        linear.data.y,
+    )
     breakable = linear.distance("linf") < eps
     assert set(found.broken_by[breakable]) <= {0, 1} and (found.broken_by[~found.success] == -1).all()
     assert (found.gradients[found.broken_by == 0] == 0).all() and (found.gradients[found.broken_by == 1] == 1).all()
@@ -73,15 +86,24 @@ def test_a_cascade_attacks_survivors_only_and_says_which_stage_broke_what(linear
 def test_progress_never_falls_and_ends_at_the_number_of_examples():
     model, data = oracles.small_cnn()
     seen = []
-    drive.drive(jax.random.key(0), build("attack", "cascade([fgsm, pgd(steps=5)])"), model,
-                build("budget", "linf(0.02)"), data.x, data.y, report=seen.append, runtime=Runtime(width=8))
+    drive.drive(
+        jax.random.key(0),
+        build("attack", "cascade([fgsm, pgd(steps=5)])"),
+        model,
+        build("budget", "linf(0.02)"),
+        data.x,
+        data.y,
+        report=seen.append,
+        runtime=Runtime(width=8),
+    )
     assert seen[-1] == len(data) and seen == sorted(seen) and len(seen) > 2
 
 
 def test_no_examples_are_no_error():
     model, data = oracles.small_cnn()
-    found = drive.drive(jax.random.key(0), build("attack", "pgd"), model, build("budget", "linf(0.02)"), data.x[:0],
-                        data.y[:0])
+    found = drive.drive(
+        jax.random.key(0), build("attack", "pgd"), model, build("budget", "linf(0.02)"), data.x[:0], data.y[:0]
+    )
     assert found.success.shape == (0,)
 
 
@@ -95,8 +117,9 @@ def test_the_judge_projects_what_an_attack_proposes():
 def test_attack_batch_gives_the_first_restart_of_the_attack(linear):
     x, y, ids = as_unit(linear.data.x), linear.data.y, np.arange(len(linear.data))
     eps = float(np.max(linear.distance("linf")))
-    x_adv = drive.attack_batch(jax.random.key(0), build("attack", "pgd(steps=5)"), linear.model,
-                               build("budget", f"linf({eps})"), x, y, ids)
+    x_adv = drive.attack_batch(
+        jax.random.key(0), build("attack", "pgd(steps=5)"), linear.model, build("budget", f"linf({eps})"), x, y, ids
+    )
     logits = jax.vmap(linear.model)(x_adv)
     assert (np.argmax(logits, -1) != y)[linear.distance("linf") < 0.9 * eps].all()
 

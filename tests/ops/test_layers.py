@@ -9,9 +9,17 @@ from robustbench_jax.ops import layers
 from robustbench_jax.types import UserError
 
 CASES = [  # side, channels in, window, channels out, stride, padding
-    (9, 1, 3, 4, 1, 1), (9, 3, 4, 5, 2, 1), (8, 8, 4, 6, 2, 1), (9, 8, 3, 6, 2, "SAME"), (10, 6, 3, 4, 3, "VALID"),
-    (7, 6, 1, 5, 2, 0), (11, 5, 7, 4, 2, 3), (8, 16, 3, 8, 1, "SAME"), (6, 5, 5, 3, 1, ((2, 1), (0, 3))),
-    (13, 6, 2, 4, 3, "SAME"), (8, 2, 4, 3, 4, 0),
+    (9, 1, 3, 4, 1, 1),
+    (9, 3, 4, 5, 2, 1),
+    (8, 8, 4, 6, 2, 1),
+    (9, 8, 3, 6, 2, "SAME"),
+    (10, 6, 3, 4, 3, "VALID"),
+    (7, 6, 1, 5, 2, 0),
+    (11, 5, 7, 4, 2, 3),
+    (8, 16, 3, 8, 1, "SAME"),
+    (6, 5, 5, 3, 1, ((2, 1), (0, 3))),
+    (13, 6, 2, 4, 3, "SAME"),
+    (8, 2, 4, 3, 4, 0),
 ]
 
 
@@ -80,8 +88,10 @@ def test_second_derivatives_equal_those_of_the_plain_convolution(side, ins, wind
 
         return jax.grad(squared, (0, 1))
 
-    close(penalty(lambda x, k: layers.conv(x, k, stride=stride, padding=padding))(x, kernel),
-          penalty(lambda x, k: plain(x, k, stride, padding))(x, kernel))
+    close(
+        penalty(lambda x, k: layers.conv(x, k, stride=stride, padding=padding))(x, kernel),
+        penalty(lambda x, k: plain(x, k, stride, padding))(x, kernel),
+    )
 
 
 def test_one_example_at_a_time_equals_the_batch_and_keeps_leading_dims():
@@ -108,6 +118,7 @@ def test_pooling_equals_a_loop_over_windows(pool, reduce):
     for window, stride in ((2, None), (3, 2)):
         step = stride or window
         spots = range(0, 7 - window + 1, step)
-        expected = np.stack([np.stack([reduce(x[:, i : i + window, j : j + window], axis=(1, 2)) for j in spots], 1)
-                             for i in spots], 1)
+        expected = np.stack(
+            [np.stack([reduce(x[:, i : i + window, j : j + window], axis=(1, 2)) for j in spots], 1) for i in spots], 1
+        )
         np.testing.assert_allclose(pool(x, window, stride), expected, rtol=1e-5, atol=1e-6)

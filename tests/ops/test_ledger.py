@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from robustbench_jax.ops.ledger import Ledger
 
 tables = st.tuples(st.integers(1, 6), st.integers(1, 5)).flatmap(
-    lambda shape: st.lists(st.lists(st.booleans(), min_size=shape[1], max_size=shape[1]),
-                           min_size=shape[0], max_size=shape[0]))
+    lambda shape: st.lists(
+        st.lists(st.booleans(), min_size=shape[1], max_size=shape[1]), min_size=shape[0], max_size=shape[0]
+    )
+)
 
 
 def one_after_another(success, cost):

@@ -66,8 +66,7 @@ def test_targeted_dlr_and_its_gradient_by_hand():
 
 
 @settings(max_examples=60, deadline=None)
-@given(arrays(np.float32, 5, elements=st.integers(-40, 40), unique=True), labels,
-       st.sampled_from([0.25, 64.0]))
+@given(arrays(np.float32, 5, elements=st.integers(-40, 40), unique=True), labels, st.sampled_from([0.25, 64.0]))
 def test_dlr_does_not_see_a_shift_or_a_scale_of_the_logits(z, y, scale):
     target = (y + 1) % 5
     moved = np.float32(scale) * z + 3
@@ -87,8 +86,9 @@ def test_values_and_gradients_are_finite_for_any_finite_logits(loss):
 
 
 @pytest.mark.parametrize("z", [np.zeros(5), np.full(5, -1e6), [1e6, -1e6, 0, 0, 0], [1, 1, 1, 0, 0]])
-@pytest.mark.parametrize("loss, given_labels", [(cross_entropy, (0,)), (margin, (0,)), (dlr, (0,)),
-                                                (targeted_dlr, (0, 1))])
+@pytest.mark.parametrize(
+    "loss, given_labels", [(cross_entropy, (0,)), (margin, (0,)), (dlr, (0,)), (targeted_dlr, (0, 1))]
+)
 def test_gradients_are_finite_where_logits_tie_or_saturate(loss, given_labels, z):
     value, gradient = value_and_gradient(loss, np.asarray(z, np.float32), *given_labels)
     assert np.isfinite(value) and np.isfinite(gradient).all()
@@ -121,9 +121,10 @@ def test_kl_of_equal_logits_is_zero_with_zero_gradient_and_finite_for_opposite_o
     assert np.isfinite(jax.grad(kl)(-z, z)).all()
 
 
-@pytest.mark.parametrize("loss, classes, least, instead", [
-    (cross_entropy, 1, 2, "one logit a class"), (margin, 1, 2, "one logit a class"),
-    (dlr, 2, 3, "use margin")])
+@pytest.mark.parametrize(
+    "loss, classes, least, instead",
+    [(cross_entropy, 1, 2, "one logit a class"), (margin, 1, 2, "one logit a class"), (dlr, 2, 3, "use margin")],
+)
 def test_too_few_classes_is_an_error_that_names_another_loss(loss, classes, least, instead):
     with pytest.raises(UserError, match=f"least {least} classes; the model has {classes}: .*{instead}"):
         loss(jnp.zeros(classes), 0)

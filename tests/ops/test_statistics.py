@@ -48,9 +48,15 @@ def test_clopper_pearson_covers_every_proportion_and_wilson_does_on_average():
     assert score.min() < 0.95 and score.mean() == pytest.approx(0.95, abs=0.01)
 
 
-@pytest.mark.parametrize("k, n, score, exact", [
-    (81, 263, (0.2553, 0.3662), (0.2527, 0.3676)), (15, 148, (0.0624, 0.1605), (0.0578, 0.1617)),
-    (0, 20, (0.0, 0.1611), (0.0, 0.1684)), (1, 29, (0.0061, 0.1718), (0.0009, 0.1776))])
+@pytest.mark.parametrize(
+    "k, n, score, exact",
+    [
+        (81, 263, (0.2553, 0.3662), (0.2527, 0.3676)),
+        (15, 148, (0.0624, 0.1605), (0.0578, 0.1617)),
+        (0, 20, (0.0, 0.1611), (0.0, 0.1684)),
+        (1, 29, (0.0061, 0.1718), (0.0009, 0.1776)),
+    ],
+)
 def test_both_intervals_equal_the_published_examples(k, n, score, exact):
     """Newcombe, Statistics in Medicine 17 (1998), table I: methods 3 and 5."""
     assert wilson(k, n) == pytest.approx(score, abs=5.1e-5)
