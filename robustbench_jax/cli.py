@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from robustbench_jax.types import UserError
@@ -48,6 +49,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 class _Parser(argparse.ArgumentParser):
     """Reports a wrong command line as one line, with the nearest right word."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Looks for unknown flags first: argparse reports what a misspelt one leaves missing."""
+        for word in args if self._subparsers is None else ():
+            if word == "--":
+                break
+            if word.startswith("--") and word.split("=")[0] not in self._option_string_actions:
+                self.error(f"unrecognized arguments: {word}")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str):
         from robustbench_jax.registry import nearest
@@ -110,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     catalogue = verb("list", _list, "List what there is, with arguments and defaults.")
-    catalogue.add_argument("what", nargs="?", choices=[*CATALOGUE, "zoo"])
+    catalogue.add_argument("kind", nargs="?", choices=[*CATALOGUE, "zoo"])
     return parser
 
 
@@ -145,7 +155,7 @@ def _sweep(options: argparse.Namespace) -> int:
         console.say(f"passed over: {line}")
     console.say("written: " + ", ".join(str(path) for path in written) + f", {out / records.CELLS}")
     for cell, reason in summary.failed:
-        console.say(f"failed: {cell.label()}: {reason} (traceback in {out / records.CELLS / cell.id}.json)")
+        console.say(f"failed: {cell.label()}: {reason} (see {out / records.CELLS / cell.id}.json)")
     return 1 if summary.failed else 0
 
 
@@ -182,11 +192,13 @@ def _attack(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from robustbench_jax.bench import console
+    from robustbench_jax.bench.cells import require_seed
     from robustbench_jax.bench.workshop import train
     from robustbench_jax.data import load_dataset
     from robustbench_jax.ops import drive
     from robustbench_jax.registry import canonical, parse
 
+    require_seed(options.seed)
     defence, recipe = options.defence or "standard", options.recipe or "sgd"
     what = {
         "model": canonical("model", options.model),
@@ -225,20 +237,21 @@ def _leaderboard(options: argparse.Namespace) -> int:
 def _list(options: argparse.Namespace) -> int:
     from robustbench_jax.bench import console
 
-    for what in [options.what] if options.what else [*CATALOGUE, "zoo"]:
+    for what in [options.kind] if options.kind else [*CATALOGUE, "zoo"]:
         console.catalogue(what, CATALOGUE.get(what))
     return 0
 
 
 def use_all_cores() -> None:
     """One XLA device for each core, so that the driver splits the batch over them: on CPU that is faster than threads
-    inside each operation. Has no effect on accelerators, or where XLA_FLAGS already say how many.
+    inside each operation. Has no effect on accelerators, where XLA_FLAGS already say how many, or once JAX has begun.
     """
     import jax
 
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         mine = getattr(os, "sched_getaffinity", None)
-        jax.config.update("jax_num_cpu_devices", len(mine(0)) if mine else os.cpu_count() or 1)
+        with suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", len(mine(0)) if mine else os.cpu_count() or 1)
 
 
 def _version() -> str:

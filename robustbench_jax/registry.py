@@ -201,9 +201,11 @@ def _call(node: ast.AST, text: str) -> Call:
 def _literal(node: ast.AST, text: str) -> Any:
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         left, right = _literal(node.left, text), _literal(node.right, text)
+        if not (isinstance(left, int | float) and isinstance(right, int | float)):
+            raise UserError(f"'{ast.unparse(node)}' in '{text}': arithmetic is for numbers")
         try:
             return OPERATORS[type(node.op)](left, right)
-        except (TypeError, ArithmeticError, ValueError) as error:
+        except ArithmeticError as error:
             raise UserError(f"'{ast.unparse(node)}' in '{text}': {error}") from None
     if isinstance(node, ast.Call | ast.Name):
         return _call(node, text)
@@ -211,7 +213,7 @@ def _literal(node: ast.AST, text: str) -> Any:
         return tuple(_literal(item, text) for item in node.elts)
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):
         raise UserError(f"'{ast.unparse(node)}' in '{text}' is no literal (number, string, true or false)") from None
 
 
@@ -243,7 +245,7 @@ def _value(found: Entry, key: str, value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(_value(found, key, v) for v in value)
         if not isinstance(value, str | Call):
-            raise UserError(f"{wrong} must name a {found.parts[key]}")
+            raise UserError(f"{wrong} must name {_a(found.parts[key])}")
         part = _Part(found.parts[key], parse(value))
         _bind(entry(part.kind, part.call.name), part.call)
         return part
@@ -255,7 +257,10 @@ def _value(found: Entry, key: str, value: Any) -> Any:
     wanted = options[0]
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if wanted is float and number:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f"{wrong} must be a float; it is too large for one") from None
     for kind, fits in (
         (float, number),
         (int, isinstance(value, int) and not isinstance(value, bool)),
@@ -264,8 +269,12 @@ def _value(found: Entry, key: str, value: Any) -> Any:
         (tuple, isinstance(value, tuple)),
     ):
         if wanted is kind and not fits:
-            raise UserError(f"{wrong} must be {'an' if kind is int else 'a'} {kind.__name__}")
+            raise UserError(f"{wrong} must be {_a(kind.__name__)}")
     return value
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _write(name: str, arguments: dict[str, str]) -> str:

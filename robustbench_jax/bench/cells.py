@@ -15,6 +15,7 @@ from robustbench_jax.registry import build, canonical, discover, nearest, parse,
 from robustbench_jax.types import UserError
 
 KINDS = {"dataset": "dataset", "attack": "attack", "budget": "budget", "defence": "training", "recipe": "recipe"}
+SEEDS = 2**32  # jax.random.key tells no more apart
 
 
 class Cell(BaseModel):
@@ -48,8 +49,8 @@ class Cell(BaseModel):
     def show(self, field: str) -> str:
         """A component as tables show it."""
         text = getattr(self, field)
-        kind = kind_of_model(text) if field == "model" else KINDS[field]
         try:
+            kind = kind_of_model(text) if field == "model" else KINDS[field]
             return short(kind, text) if text and kind else text
         except UserError:  # a record of something that this version does not have
             return text
@@ -77,9 +78,10 @@ def make_cell(**fields: Any) -> Cell:
     }
     if not trained and (fields["defence"] or fields["recipe"]):
         raise UserError(f"'{fields['model']}' is trained already; defence and recipe are for architectures such as cnn")
-    written = {name: canonical(kind, fields[name]) if fields[name] else "" for name, kind in KINDS.items()}
+    absent = [name for name in ("defence", "recipe") if not fields[name]]
+    written = {name: "" if name in absent else canonical(kind, fields[name]) for name, kind in KINDS.items()}
     for name in ("attack", "budget", "defence", "recipe"):
-        if fields[name]:
+        if name not in absent:
             build(KINDS[name], fields[name])
     return Cell(**fields | written | {"model": canonical_model(fields["model"])})
 
@@ -114,7 +116,18 @@ def _check_numbers(fields: dict[str, Any]) -> None:
         raise UserError(f"no threat '{fields['threat']}'{nearest(str(fields['threat']), threats)}")
     if fields.get("split", "test") not in ("train", "test"):
         raise UserError(f"split = {fields['split']!r} must be train or test")
-    for name, least in (("examples", 1), ("seed", 0)):
-        value = fields.get(name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise UserError(f"{name} = {value!r} must be a whole number of at least {least}")
+    if fields.get("examples") is not None:
+        _require_whole("examples", fields["examples"], 1)
+    require_seed(fields.get("seed", 0))
+
+
+def require_seed(seed: int) -> None:
+    """UserError for a seed that is no whole number from 0 to 2**32 - 1."""
+    _require_whole("seed", seed, 0)
+    if seed >= SEEDS:
+        raise UserError(f"seed = {seed} is too large; at most {SEEDS - 1}")
+
+
+def _require_whole(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name} = {value!r} must be a whole number of at least {least}")

@@ -36,7 +36,9 @@ class Sweep:
 
 
 def load_sweep(path: str | Path, overrides: list[str] | None = None) -> Sweep:
-    """Reads a sweep file and checks every cell of it. overrides: "key=value" for every [[sweep]], "runtime.width=64".
+    """Reads a sweep file and checks every cell of it.
+
+    overrides: "examples=100" for every [[sweep]], "sweep.0.examples=100" for the first one, "runtime.width=64".
 
     Raises UserError that names the file and what is wrong in it.
     """
@@ -48,6 +50,10 @@ def load_sweep(path: str | Path, overrides: list[str] | None = None) -> Sweep:
         raise UserError(f"{path}: {error}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is no text file") from None
+    try:
+        _check_tables(tables)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     for override in overrides or ():
         _override(tables, override)
     try:
@@ -56,19 +62,27 @@ def load_sweep(path: str | Path, overrides: list[str] | None = None) -> Sweep:
         raise UserError(f"{path}: {error}") from None
 
 
-def _sweep(name: str, tables: dict[str, Any]) -> Sweep:
+def _check_tables(tables: dict[str, Any]) -> None:
+    """Before anything is overridden: the file has the tables that a sweep file has."""
     known = (*TEXTS, "sweep", "runtime")
     for key in tables:
         if key not in known:
             raise UserError(f"no key '{key}' in a sweep file{nearest(key, known)}")
     sweeps = tables.get("sweep", [])
+    if isinstance(sweeps, dict):
+        raise UserError("[sweep] must be written [[sweep]]: there can be several")
     if not isinstance(sweeps, list) or not sweeps or not all(isinstance(table, dict) for table in sweeps):
         raise UserError("there is no [[sweep]] in it")
+    if not isinstance(tables.get("runtime", {}), dict):
+        raise UserError(f"runtime = {tables['runtime']!r} must be a table; write [runtime]")
+
+
+def _sweep(name: str, tables: dict[str, Any]) -> Sweep:
     runtime = tables.get("runtime", {})
     for key in runtime:
         if key not in RUNTIME:
             raise UserError(f"no key '{key}' in [runtime]{nearest(key, RUNTIME)}")
-    cells = {cell.id: cell for table in sweeps for cell in _product(table)}
+    cells = {cell.id: cell for table in tables["sweep"] for cell in _product(table)}
     return Sweep(name, *(str(tables.get(key, "")) for key in TEXTS), tuple(cells.values()), Runtime(**runtime))
 
 
@@ -78,12 +92,15 @@ def _product(table: dict[str, Any]) -> list[Cell]:
             raise UserError(f"no key '{key}' in [[sweep]]{nearest(key, Cell.model_fields)}")
         if table[key] == []:
             raise UserError(f"{key} = [] leaves no cell")
+        for value in table[key] if isinstance(table[key], list) else [table[key]]:
+            if not isinstance(value, str | int):
+                raise UserError(f"{key}: {value!r} must be text or a whole number; a list of them is an axis")
     axes = [value if isinstance(value, list) else [value] for value in table.values()]
     return [make_cell(**dict(zip(table, values, strict=True))) for values in itertools.product(*axes)]
 
 
 def _override(tables: dict[str, Any], text: str) -> None:
-    """Applies one "key=value": the value as TOML has it, or as plain text."""
+    """Applies one "key=value" to tables that were checked: the value as TOML has it, or as plain text."""
     key, equals, written = text.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set {text}: write key=value, e.g. --set examples=100")
@@ -92,13 +109,24 @@ def _override(tables: dict[str, Any], text: str) -> None:
     except tomllib.TOMLDecodeError:
         value = written.strip()
     section, _, name = key.strip().rpartition(".")
+    chosen = _chosen(tables["sweep"], section)
     if section == "runtime":
         tables.setdefault("runtime", {})[name] = value
     elif not section and name in TEXTS:
         tables[name] = value
-    elif not section and name in Cell.model_fields:
-        for table in tables.get("sweep", []):
+    elif chosen and name in Cell.model_fields:
+        for table in chosen:
             table[name] = value
     else:
-        known = (*Cell.model_fields, *TEXTS, *(f"runtime.{field}" for field in RUNTIME))
+        places = ("", *(f"sweep.{i}." for i in range(len(tables["sweep"]))))
+        fields_of_cells = (f"{place}{field}" for place in places for field in Cell.model_fields)
+        known = (*fields_of_cells, *TEXTS, *(f"runtime.{field}" for field in RUNTIME))
         raise UserError(f"--set {text}: no key '{key.strip()}'{nearest(key.strip(), known)}")
+
+
+def _chosen(sweeps: list[dict], section: str) -> list[dict]:
+    """The [[sweep]] tables that a key's section means: "" for all, "sweep.0" for the first; none for other text."""
+    if not section:
+        return sweeps
+    word, _, number = section.partition(".")
+    return sweeps[int(number) :][:1] if word == "sweep" and number.isdecimal() else []

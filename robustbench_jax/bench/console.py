@@ -92,7 +92,8 @@ def progress() -> Iterator[Bars]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as bars:
+    seen = err.is_interactive or err.is_jupyter  # elsewhere rich would leave an empty line
+    with Progress(*columns, console=err, transient=True, disable=not seen) as bars:
         yield Bars(bars)
 
 

@@ -2,27 +2,34 @@
 
 One table for each (dataset, split, examples, seed, budget); one row a model. The worst case is the AND over attacks of
 the stored per-example results, with its own interval, and rows are ranked by it. Two neighbours whose difference
-McNemar's exact test does not find at the 5% level share a rank.
+McNemar's exact test does not find at the 5% level share a rank. A row that lacks one of the table's attacks has only
+an upper bound of its worst case: it stands below the ranked rows and has no rank.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from robustbench_jax.bench.cells import Cell
 from robustbench_jax.bench.records import MetricValue, Record
 from robustbench_jax.metrics import proportion
-from robustbench_jax.ops.statistics import mcnemar
-from robustbench_jax.registry import build
+from robustbench_jax.ops.statistics import McNemar, mcnemar
+from robustbench_jax.registry import build, parse
 from robustbench_jax.types import UserError
 
 LEVEL = 0.05
+CONTROL = "uniform_noise"  # what an attack that uses gradients must not be weaker than
 
 
 @dataclass
 class Row:
-    """One model. attacks: robust accuracy by attack; None where the cell failed or was not run."""
+    """One model. attacks: robust accuracy by attack; None where the cell failed or was not run.
+
+    worst and robust are None where no attack finished, or where the row's records are not of the same images and
+    weights. complete: every attack of the table finished, so that worst is the worst case and not a bound of it.
+    """
 
     model: str
     clean: MetricValue | None
@@ -31,7 +38,8 @@ class Row:
     worst: MetricValue | None
     robust: np.ndarray | None
     records: list[Record]
-    rank: str = ""
+    complete: bool
+    rank: str = "–"
     p_value: float | None = None
 
 
@@ -68,11 +76,7 @@ class Curve:
 
 def tables(records: Iterable[Record]) -> list[Table]:
     """All tables, by dataset, then ball, then radius."""
-    groups: dict[tuple, list[Record]] = defaultdict(list)
-    for record in records:
-        cell = record.cell
-        groups[cell.dataset, cell.split, cell.examples, cell.seed, cell.budget].append(record)
-    made = [_table(group) for group in groups.values()]
+    made = [_table(group) for group in _grouped(records, lambda cell: (*_images(cell), cell.budget))]
     return sorted(made, key=lambda table: (table.dataset, *_radius(table.rows[0].records[0].cell.budget), table.title))
 
 
@@ -84,10 +88,10 @@ def curves(records: Iterable[Record]) -> list[Curve]:
         ball, eps = _radius(cell.budget)
         if record.status != "ok" or eps is None:
             continue
-        key = (cell.dataset, cell.split, cell.examples, cell.seed, cell.victim, cell.attack, ball)
+        key = (*_images(cell), *_model(cell), cell.attack, ball)
         if key not in found:
             clean = Point(0.0, record.metrics["clean_accuracy"])
-            found[key] = Curve(cell.victim, cell.show("attack"), ball, cell.show("dataset"), [clean])
+            found[key] = Curve(name(cell), cell.show("attack"), ball, cell.show("dataset"), [clean])
         found[key].points.append(Point(eps, record.metrics["robust_accuracy"]))
     for curve in found.values():
         curve.points.sort(key=lambda point: point.eps)
@@ -95,50 +99,84 @@ def curves(records: Iterable[Record]) -> list[Curve]:
 
 
 def alarms(records: Iterable[Record]) -> list[str]:
-    """What cannot be true of honest results: robust above clean, or rising with the radius by more than chance."""
-    records = [record for record in records if record.status == "ok"]
-    found = [
-        f"{r.cell.label()}: more examples robust than classified correctly"
-        for r in records
-        if np.any(_array(r, "robust") & ~_array(r, "clean_correct"))
+    """What cannot be true of honest results, a line each.
+
+    More images robust than right; one row of several images or weights; robust accuracy that rises with the radius, or
+    lies above that of random noise, by more than chance (McNemar at the 5% level over all such comparisons together).
+    """
+    done = [record for record in records if record.status == "ok"]
+    return [*_impossible(done), *_mixed(done), *_by_more_than_chance([*_along_the_radius(done), *_against_noise(done)])]
+
+
+def name(cell: Cell) -> str:
+    """The model and how it was trained; the recipe only where it is not the default one."""
+    recipe = cell.show("recipe")
+    return cell.victim + (f" + {recipe}" if recipe not in ("", "sgd") else "")
+
+
+def _impossible(done: list[Record]) -> list[str]:
+    return [
+        f"{record.cell.label()}: more examples robust than classified correctly"
+        for record in done
+        if np.any(_array(record, "robust") & ~_array(record, "clean_correct"))
     ]
-    groups: dict[tuple, list[tuple[float, Record]]] = defaultdict(list)
-    for record in records:
-        cell, (ball, eps) = record.cell, _radius(record.cell.budget)
-        if eps is not None:
-            key = (cell.dataset, cell.split, cell.examples, cell.seed, cell.victim, cell.attack, ball)
-            groups[key].append((eps, record))
-    for group in groups.values():
-        ordered = [record for _, record in sorted(group, key=lambda pair: pair[0])]
-        for small, large in zip(ordered, ordered[1:], strict=False):
-            test = mcnemar(_array(large, "robust"), _array(small, "robust"))
-            if test.only_a > test.only_b and test.p_value < LEVEL:
-                found.append(
-                    f"{large.cell.label()}: more robust than at {small.cell.show('budget')} "
-                    f"(p = {test.p_value:.2g}): the attack loses its grip as eps grows, as masked gradients do"
-                )
+
+
+def _mixed(done: list[Record]) -> list[str]:
+    groups = _grouped(done, lambda cell: (*_images(cell), *_model(cell), cell.budget))
+    return [
+        f"{name(group[0].cell)} · {group[0].cell.show('budget')}: its records are of different images or weights, so "
+        "there is no worst case; run the sweep again"
+        for group in groups
+        if not _comparable(group)
+    ]
+
+
+def _along_the_radius(done: list[Record]) -> list[tuple[McNemar, str]]:
+    """Each radius (a) against the next smaller one (b): a should not be true more often."""
+    measured = [record for record in done if _radius(record.cell.budget)[1] is not None]
+    found = []
+    for group in _grouped(measured, lambda c: (*_images(c), *_model(c), c.attack, _radius(c.budget)[0])):
+        group.sort(key=lambda record: _radius(record.cell.budget)[1])
+        for small, large in zip(group, group[1:], strict=False):
+            if _comparable([small, large]):
+                test = mcnemar(_array(large, "robust"), _array(small, "robust"))
+                below = small.cell.show("budget")
+                found.append((test, f"{large.cell.label()}: more robust than at {below}, as if gradients were masked"))
     return found
+
+
+def _against_noise(done: list[Record]) -> list[tuple[McNemar, str]]:
+    """Each attack that uses gradients (a) against random noise (b) in the same budget."""
+    found = []
+    for group in _grouped(done, lambda cell: (*_images(cell), *_model(cell), cell.budget)):
+        noise = [record for record in group if parse(record.cell.attack).name == CONTROL]
+        informed = [record for record in group if _uses_gradients(record.cell)]
+        for attack, control in ((a, b) for a in informed for b in noise if _comparable([a, b])):
+            test = mcnemar(_array(attack, "robust"), _array(control, "robust"))
+            stronger = control.cell.show("attack")
+            found.append((test, f"{attack.cell.label()}: weaker than {stronger}, as if gradients were masked"))
+    return found
+
+
+def _by_more_than_chance(tests: list[tuple[McNemar, str]]) -> list[str]:
+    """The lines of the tests that find a true more often; Bonferroni's bound over all of them."""
+    level = LEVEL / max(len(tests), 1)
+    return [
+        f"{line} (p = {test.p_value:.2g})" for test, line in tests if test.only_a > test.only_b and test.p_value < level
+    ]
 
 
 def _table(group: list[Record]) -> Table:
     cell = group[0].cell
     attacks = _from_weakest(group)
-    by_model: dict[str, list[Record]] = defaultdict(list)
-    for record in group:
-        by_model[record.cell.victim].append(record)
-    rows = [_row(model, attacks, found) for model, found in by_model.items()]
-    rows.sort(key=lambda row: (-(row.worst.value if row.worst else -1), row.model))
+    rows = [_row(attacks, found) for found in _grouped(group, _model)]
+    rows.sort(key=lambda row: (not row.complete, -(row.worst.value if row.worst else -1), row.model))
     _rank(rows)
     n = max((row.worst.n for row in rows if row.worst), default=0)
-    title = f"{cell.show('dataset')} · {cell.show('budget')}"
-    return Table(
-        title + (f" · seed {cell.seed}" if cell.seed else ""),
-        cell.show("dataset"),
-        cell.show("budget"),
-        n,
-        attacks,
-        rows,
-    )
+    more = [cell.split] * (cell.split != "test") + [f"seed {cell.seed}"] * bool(cell.seed)
+    title = " · ".join([cell.show("dataset"), cell.show("budget"), *more])
+    return Table(title, cell.show("dataset"), cell.show("budget"), n, attacks, rows)
 
 
 def _from_weakest(group: list[Record]) -> list[str]:
@@ -150,28 +188,62 @@ def _from_weakest(group: list[Record]) -> list[str]:
     return sorted(values, key=lambda name: (-float(np.mean(values[name])) if values[name] else 1.0, name))
 
 
-def _row(model: str, attacks: list[str], records: list[Record]) -> Row:
+def _row(attacks: list[str], records: list[Record]) -> Row:
     done = {record.cell.show("attack"): record for record in records if record.status == "ok"}
     failed = {record.cell.show("attack") for record in records if record.status == "failed"}
     clean = next((record.metrics["clean_accuracy"] for record in done.values()), None)
-    robust = np.all([_array(record, "robust") for record in done.values()], axis=0) if done else None
+    robust = None
+    if done and _comparable(list(done.values())):
+        robust = np.all([_array(record, "robust") for record in done.values()], axis=0)
     worst = None if robust is None else MetricValue(**vars(proportion("robust_accuracy", robust)))
-    measured = {name: done[name].metrics["robust_accuracy"] if name in done else None for name in attacks}
-    return Row(model, clean, measured, failed, worst, robust, records)
+    measured = {attack: done[attack].metrics["robust_accuracy"] if attack in done else None for attack in attacks}
+    complete = robust is not None and len(done) == len(attacks)
+    return Row(name(records[0].cell), clean, measured, failed, worst, robust, records, complete)
 
 
 def _rank(rows: list[Row]) -> None:
-    """Ranks from 1; a row keeps the rank of the one above it where the two are not told apart."""
-    for position, row in enumerate(rows, start=1):
-        if row.robust is None:
-            row.rank = "–"
-            continue
-        above = rows[position - 2] if position > 1 else None
-        if above is None or len(above.robust) != len(row.robust):
-            row.rank = str(position)
-            continue
-        row.p_value = mcnemar(above.robust, row.robust).p_value
-        row.rank = above.rank if row.p_value >= LEVEL else str(position)
+    """Ranks complete rows from 1; one keeps the rank of the row above where the two are not told apart."""
+    ranked = [row for row in rows if row.complete]
+    for position, row in enumerate(ranked, start=1):
+        row.rank = str(position)
+        above = ranked[position - 2] if position > 1 else None
+        if above and _same_images(above.records[0], row.records[0]):
+            row.p_value = mcnemar(above.robust, row.robust).p_value
+            row.rank = above.rank if row.p_value >= LEVEL else row.rank
+
+
+def _grouped(records: Iterable[Record], key: Callable[[Cell], tuple]) -> list[list[Record]]:
+    groups: dict[tuple, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[key(record.cell)].append(record)
+    return list(groups.values())
+
+
+def _images(cell: Cell) -> tuple:
+    return cell.threat, cell.dataset, cell.split, cell.examples, cell.seed
+
+
+def _model(cell: Cell) -> tuple:
+    return cell.model, cell.defence, cell.recipe
+
+
+def _comparable(records: list[Record]) -> bool:
+    """Whether results are of the same images and the same weights, so that they can be paired."""
+    first = records[0]
+    weights = {record.provenance.get("weights") for record in records}
+    return len(weights) == 1 and all(_same_images(first, record) for record in records)
+
+
+def _same_images(a: Record, b: Record) -> bool:
+    same_length = len(_array(a, "robust")) == len(_array(b, "robust"))
+    return same_length and a.provenance.get("data") == b.provenance.get("data")
+
+
+def _uses_gradients(cell: Cell) -> bool:
+    try:
+        return build("attack", cell.attack).access == "gradients"
+    except UserError:  # a record of something that this version does not have
+        return False
 
 
 def _radius(budget: str) -> tuple[str, float | None]:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from robustbench_jax.bench.cells import Cell
 from robustbench_jax.types import Outcome, UserError
 
 SCHEMA = 1
+METRICS, PER_EXAMPLE = ("clean_accuracy", "robust_accuracy"), ("clean_correct", "robust")  # what tables read
 CELLS, ARRAYS = "cells", "arrays"
 
 
@@ -57,9 +58,27 @@ class Record(BaseModel):
     provenance: dict[str, Any] = {}
     papers: list[str] = []
 
+    @model_validator(mode="after")
+    def _has_what_tables_read(self) -> "Record":
+        if self.status != "ok" or self.cell.threat != "evasion":
+            return self
+        missing = [key for key in METRICS if key not in self.metrics]
+        missing += [key for key in PER_EXAMPLE if key not in self.per_example]
+        if missing:
+            raise ValueError(f"it is ok and lacks {', '.join(missing)}")
+        lengths = {len(values) for values in self.per_example.values()}
+        if lengths != {self.metrics["robust_accuracy"].n}:
+            raise ValueError(f"per_example has {sorted(lengths)} values, n = {self.metrics['robust_accuracy'].n}")
+        return self
+
     def to_json(self) -> str:
-        """One JSON object; per-example lists on one line each, so that a file can be read and compared by eye."""
+        """One JSON object on one line."""
         return json.dumps(self.model_dump(by_alias=True), allow_nan=False)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a record, for programs that read them."""
+    return Record.model_json_schema()
 
 
 def record_of(cell: Cell, outcome: Outcome, timing: Timing, provenance: dict[str, Any]) -> Record:

@@ -4,28 +4,44 @@ Everything is a function of records: the same records give the same bytes.
 """
 
 import csv
+import dataclasses
 import io
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
 from robustbench_jax.bench import plots
-from robustbench_jax.bench.leaderboard import Row, Table, alarms, curves, tables
+from robustbench_jax.bench.leaderboard import Curve, Row, Table, alarms, curves, tables
 from robustbench_jax.bench.records import MetricValue, Record, write_whole
 from robustbench_jax.metrics import DEFINITIONS
 
 FORMATS = ("md", "csv", "tex", "html")
 NAMES = {"md": "leaderboard.md", "csv": "leaderboard.csv", "tex": "leaderboard.tex", "html": "leaderboard.html"}
 NOTE = (
-    "Accuracies in % with exact 95% intervals (Clopper-Pearson). Worst case: robust against every attack of the row. "
-    "Rows share a rank where McNemar's test of the worst case against the row above gives p ≥ 0.05."
+    "Accuracies in % with exact 95% intervals (Clopper-Pearson). Worst case: robust against every attack of the table. "
+    "p: McNemar's exact test of the worst case against the row above; rows share a rank where p ≥ 0.05. "
+    "≤: an attack of the table failed or is missing, so the row has only a bound and no rank."
 )
+CSV_HEAD = (
+    *("threat", "dataset", "split", "examples", "model", "defence", "recipe", "attack", "budget", "seed"),
+    *("status", "metric", "value", "low", "high", "n", "cell"),
+)
+TEX = {
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "–": "--",
+    "·": r"$\cdot$",
+    "≤": r"$\leq$",
+    "<": r"$<$",
+    **{mark: "\\" + mark for mark in "_%&#{}$"},
+}
 
 
 def write_reports(records: list[Record], out: str | Path, title: str, formats: Iterable[str] = FORMATS) -> list[Path]:
     """Writes the leaderboard in each format, and the curves, into `out`; returns the paths."""
     boards, lines, warnings = tables(records), curves(records), alarms(records)
-    pictures = plots.curves(lines) if lines else {}
+    pictures = plots.curves([_plain(line) for line in lines]) if lines else {}
     texts = {
         "md": lambda: markdown(boards, title, warnings, bool(pictures)),
         "csv": lambda: table_csv(records),
@@ -45,7 +61,7 @@ def write_reports(records: list[Record], out: str | Path, title: str, formats: I
 def markdown(boards: list[Table], title: str, warnings: list[str], picture: bool) -> str:
     lines = [f"# {title}", "", NOTE, ""]
     for board in boards:
-        head = ["Rank", "Model", "Clean", *(f"`{name}`" for name in board.attacks), "Worst case", "p"]
+        head = ["Rank", "Model", "Clean", *(f"`{name}`" for name in board.attacks), "Worst case", "p vs above"]
         lines += [
             f"## {board.title}",
             "",
@@ -54,7 +70,7 @@ def markdown(boards: list[Table], title: str, warnings: list[str], picture: bool
             _bar(head),
             _bar(["---:", ":---"] + ["---:"] * (len(head) - 2)),
         ]
-        lines += [_bar([row.rank, f"`{row.model}`", *_cells(board, row), _p(row)]) for row in board.rows] + [""]
+        lines += [_bar([row.rank, f"`{row.model}`", *_cells(board, row)]) for row in board.rows] + [""]
     lines += ["![Robust accuracy against eps](curves.png)", ""] if picture else []
     lines += ["## Alarms", "", *(f"- {warning}" for warning in warnings), ""] if warnings else []
     return "\n".join(lines)
@@ -64,42 +80,14 @@ def table_csv(records: list[Record]) -> str:
     """One row for each metric of each record: made to be read by programs."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        [
-            "dataset",
-            "split",
-            "examples",
-            "model",
-            "defence",
-            "attack",
-            "budget",
-            "seed",
-            "status",
-            "metric",
-            "value",
-            "low",
-            "high",
-            "n",
-            "cell",
-        ]
-    )
+    writer.writerow(CSV_HEAD)
     for record in records:
         cell = record.cell
-        names = (
-            cell.show("dataset"),
-            cell.split,
-            cell.examples or "all",
-            cell.show("model"),
-            cell.show("defence"),
-            cell.show("attack"),
-            cell.show("budget"),
-            cell.seed,
-            record.status,
-        )
+        what = (cell.threat, cell.show("dataset"), cell.split, cell.examples or "all")
+        how = [cell.show(name) for name in ("model", "defence", "recipe", "attack", "budget")]
         for metric, m in record.metrics.items() or [("", MetricValue(value=None, n=0, low=None, high=None))]:
-            writer.writerow(
-                [*names, metric, *("" if v is None else v for v in (m.value, m.low, m.high)), m.n, record.id]
-            )
+            values = ["" if value is None else value for value in (m.value, m.low, m.high)]
+            writer.writerow([*what, *how, cell.seed, record.status, metric, *values, m.n, record.id])
     return file.getvalue()
 
 
@@ -107,7 +95,8 @@ def latex(boards: list[Table]) -> str:
     r"""One booktabs table a threat model; needs \usepackage{booktabs}."""
     parts = ["% \\usepackage{booktabs}"]
     for board in boards:
-        heads = ["", "Model", "Clean", *(f"\\texttt{{{_tex(name)}}}" for name in board.attacks), "Worst case"]
+        attacks = [f"\\texttt{{{_tex(name)}}}" for name in board.attacks]
+        heads = ["", "Model", "Clean", *attacks, "Worst case", "$p$"]
         body = [
             " & ".join([_tex(row.rank), f"\\texttt{{{_tex(row.model)}}}", *(_tex(cell) for cell in _cells(board, row))])
             + r" \\"
@@ -138,15 +127,18 @@ def html(boards: list[Table], records: list[Record], title: str, warnings: list[
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"percent": percent, "number": lambda m: -1 if m is None or m.value is None else m.value}
+    environment.filters |= {
+        "number": lambda m: -1 if m is None or m.value is None else m.value,
+        "made_with": made_with,
+        "p": _p,
+    }
     template = resources.files("robustbench_jax.bench").joinpath("templates/leaderboard.html.j2").read_text()
-    picture = svg.decode()[svg.decode().index("<svg") :] if svg else ""
     seconds = sum(record.timing.run_s + record.timing.compile_s for record in records)
     return environment.from_string(template).render(
         title=title,
         boards=boards,
         warnings=warnings,
-        svg=picture,
+        svg=_inline(svg) if svg else "",
         note=NOTE,
         definitions=DEFINITIONS,
         seconds=seconds,
@@ -154,12 +146,31 @@ def html(boards: list[Table], records: list[Record], title: str, warnings: list[
     )
 
 
+def made_with(records: list[Record]) -> dict[str, str]:
+    """What a row's results have in their provenance, each different value once."""
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        made = record.provenance
+        device, git = made.get("device") or {}, made.get("git") or {}
+        for name, text in (
+            *(("papers", paper) for paper in record.papers),
+            ("weights", made.get("weights")),
+            ("images", made.get("data")),
+            ("device", f"{device['count']} × {device['kind']}" if {"count", "kind"} <= device.keys() else ""),
+            ("versions", ", ".join(f"{k} {v}" for k, v in (made.get("versions") or {}).items())),
+            ("commit", f"{git['commit']}{', modified' if git.get('modified') else ''}" if "commit" in git else ""),
+        ):
+            if text:
+                found.setdefault(name, {})[str(text)] = None
+    return {name: ", ".join(texts) for name, texts in found.items()}
+
+
 def terminal(board: Table):
     """The table as rich prints it."""
     from rich.table import Table as RichTable
 
     made = RichTable(title=f"{board.title} · n = {board.n}", title_justify="left", header_style="bold")
-    for head in ("", "Model", "Clean %", *board.attacks, "Worst case %"):
+    for head in ("", "Model", "Clean %", *board.attacks, "Worst case %", "p"):
         made.add_column(head, justify="left" if head == "Model" else "right", overflow="fold")
     for row in board.rows:
         made.add_row(row.rank, row.model, *(cell.replace(" [", "\n[") for cell in _cells(board, row)))
@@ -175,12 +186,28 @@ def percent(metric: MetricValue | None) -> str:
 
 
 def _cells(board: Table, row: Row) -> list[str]:
+    """Clean accuracy, one column an attack, the worst case, and p against the row above."""
     attacks = ["failed" if name in row.failed else percent(row.attacks[name]) for name in board.attacks]
-    return [percent(row.clean), *attacks, percent(row.worst)]
+    bound = "≤ " if row.worst and not row.complete else ""
+    return [percent(row.clean), *attacks, bound + percent(row.worst), _p(row)]
 
 
 def _p(row: Row) -> str:
-    return "–" if row.p_value is None else f"{row.p_value:.2g}"
+    if row.p_value is None:
+        return "–"
+    return "< 0.001" if row.p_value < 0.001 else f"{row.p_value:.3f}"
+
+
+def _plain(line: Curve) -> Curve:
+    """With names that the plot shows as they are: a dollar sign begins no formula."""
+    return dataclasses.replace(line, model=line.model.replace("$", r"\$"), attack=line.attack.replace("$", r"\$"))
+
+
+def _inline(svg: bytes) -> str:
+    """The picture as part of the page: no ground of its own, and ink of the page's colour."""
+    text = svg.decode()
+    text = text[text.index("<svg") :]
+    return text.replace("fill: #ffffff", "fill: none").replace("#000000", "currentColor")
 
 
 def _bar(cells: list[str]) -> str:
@@ -188,18 +215,4 @@ def _bar(cells: list[str]) -> str:
 
 
 def _tex(text: str) -> str:
-    for plain, written in (
-        ("\\", "\\textbackslash "),
-        ("_", r"\_"),
-        ("%", r"\%"),
-        ("&", r"\&"),
-        ("#", r"\#"),
-        ("{", r"\{"),
-        ("}", r"\}"),
-        ("^", r"\^{}"),
-        ("~", r"\~{}"),
-        ("–", "--"),
-        ("·", r"$\cdot$"),
-    ):
-        text = text.replace(plain, written)
-    return text
+    return "".join(TEX.get(mark, mark) for mark in text)

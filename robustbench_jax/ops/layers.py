@@ -1,17 +1,23 @@
-"""Convolution and pooling whose gradients are fast on CPU as well.
+"""Convolution and pooling that are fast on CPU as well: their gradients, inside compiled loops, over many models.
 
-On accelerators `conv` is the plain XLA convolution. On CPU three things are slow in XLA (measured; the README's table
-gives the effect on a whole attack), and each has another form here:
+On accelerators `conv` and its gradients are the plain XLA convolution. On CPU four things are slow in XLA, and have
+another form here (milliseconds for a batch of 64 on one core of an x86-64 with AVX-512, jax 0.10.2):
 
-- few input channels: a convolution of 1 to 4 channels is memory traffic; as a sum of shifted slices it fuses.
-- the input gradient of a strided convolution: XLA convolves a dilated array, mostly zeros. Split by the phase of the
-  output pixel it is one dense stride-1 convolution, and a reshape.
-- vmap over kernels (many models at once): XLA makes a grouped convolution of it. As columns it is one batched
-  matrix product.
+- The input gradient of a strided convolution convolves a dilated array, mostly zeros. Split by the phase of the pixel
+  it is one dense stride-1 convolution and a reshape: 7.7 to 2.5 for 28x28x16 -> 32, 4x4, stride 2.
+- Inside lax.scan or while_loop XLA leaves gradients in an order of dimensions that its fast kernel does not take
+  (jax-ml/jax#12868). With explicit transposes they run in a loop as outside of one: 670 to 11 for the input gradient
+  and 5400 to 55 for the kernel gradient of 32x32x32 -> 32, 3x3.
+- One to four input channels are memory traffic: 2.0 to 0.2 forward as a sum over taps that fuses, 2.0 to 0.8 back as
+  columns, for 28x28x1 -> 16, 3x3.
+- vmap over kernels (many models) becomes a grouped convolution. A loop over the models, fast for the reason above,
+  takes 0.36 s where that takes 1.2 s for the parameter gradients of 16 two-layer CNNs.
 
-The choice is made at trace time by the default backend. On CPU `conv` has a reverse-mode derivative of its own, any
-number of times; forward mode (jax.jvp) is not defined for it there.
-Shapes: leading dims [...], height H, width W, channels in I, channels out O, kernel [h, w, I / groups, O].
+A convolution C(x, k), its input gradient I(g, k) and its kernel gradient K(x, g) are linear in each argument, and the
+derivative of each is made of the other two. So they are three JAX primitives, `conv`, `conv_input_gradient` and
+`conv_kernel_gradient`: one equation each in a jaxpr, derivatives of any order in both modes. The form is chosen when a
+program is lowered for its platform; without jit, by the default backend.
+Shapes: N images, height H, width W, channels in I, channels out O, kernel [h, w, I, O]; M stacked models.
 """
 
 from collections.abc import Callable
@@ -19,11 +25,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from robustbench_jax.types import UserError
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-FEW = 4  # input channels up to which shifted slices beat a convolution on CPU
+FEW = 4  # input channels up to which columns beat a convolution back to the input, on CPU
+SMALL = 900  # kernel entries up to which a sum over taps beats a convolution forward, on CPU
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
@@ -35,18 +44,30 @@ def conv(
     """Cross-correlates x [..., H, W, I] with kernel [h, w, I / groups, O]; returns [..., H', W', O].
 
     padding: "SAME" or "VALID" as XLA has them, a number of zeros on every side, or ((top, bottom), (left, right)).
-    Raises UserError where channels do not fit.
+    Grouped convolutions take the plain form everywhere. Raises UserError where channels or sizes do not fit.
     """
     if x.shape[-1] != kernel.shape[2] * groups:
         raise UserError(
             f"conv: {x.shape[-1]} channels in, the kernel {list(kernel.shape)} takes {kernel.shape[2] * groups}"
         )
-    strides = (stride, stride) if isinstance(stride, int) else stride
+    strides = (stride, stride) if isinstance(stride, int) else tuple(stride)
     pads = _pads(padding, x.shape[-3:-1], kernel.shape[:2], strides)
-    images = x.reshape((-1, *x.shape[-3:]))
-    apply = _conv if jax.default_backend() == "cpu" and groups == 1 else partial(_plain, groups=groups)
-    out = apply(images, kernel, strides, pads)
-    return out.reshape(x.shape[:-3] + out.shape[1:])
+    if any(n + sum(p) < k for n, p, k in zip(x.shape[-3:-1], pads, kernel.shape, strict=False)):
+        raise UserError(
+            f"conv: the image {list(x.shape[-3:])} with padding {pads} is smaller than the kernel {list(kernel.shape)}"
+        )
+    dtype = jnp.result_type(x, kernel)
+    images, kernel = jnp.asarray(x, dtype).reshape(-1, *x.shape[-3:]), jnp.asarray(kernel, dtype)
+    if groups == 1:
+        out = conv_p.bind(images, kernel, strides=strides, pads=pads)
+    else:
+        out = plain(images, kernel, strides=strides, pads=pads, groups=groups)
+    return out.reshape(*x.shape[:-3], *out.shape[1:])
+
+
+def plain(x: jax.Array, kernel: jax.Array, *, strides: Pair, pads: Pads, groups: int = 1) -> jax.Array:
+    """XLA's convolution of x [N, H, W, I]."""
+    return jax.lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=LAYOUT, feature_group_count=groups)
 
 
 def max_pool(x: jax.Array, window: int, stride: int | None = None, padding: str | int | Pads = "VALID") -> jax.Array:
@@ -83,145 +104,186 @@ def _windows(x: jax.Array, window: int, stride: int, pads: Pads) -> tuple:
 def _pads(padding: str | int | Pads, size: Pair, window: Pair, strides: Pair) -> Pads:
     if isinstance(padding, str):
         return tuple(jax.lax.padtype_to_pads(size, window, strides, padding))
-    return ((padding, padding),) * 2 if isinstance(padding, int) else padding
+    return ((padding, padding),) * 2 if isinstance(padding, int) else tuple(map(tuple, padding))
 
 
-def _plain(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, groups: int = 1) -> jax.Array:
-    return jax.lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=LAYOUT, feature_group_count=groups)
+# Forms on CPU, for one kernel.
 
 
-def _shifted(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    """The convolution as a sum over kernel positions of a shifted slice times a small matrix."""
-    return sum(slice_ @ tap for slice_, tap in zip(_slices(x, kernel, strides, pads), _taps(kernel), strict=True))
+def _forward(x, kernel, *, strides, pads):
+    return (_taps if kernel.size <= SMALL and kernel.shape[2] <= FEW else plain)(x, kernel, strides=strides, pads=pads)
 
 
-def _columns(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    """The convolution as one matrix product of columns [N, H', W', h w I] with the kernel."""
-    columns = jnp.concatenate(_slices(x, kernel, strides, pads), axis=-1)
+def _taps(x, kernel, *, strides, pads):
+    """A sum over the kernel's entries of a slice of the image times a vector [O], which XLA fuses into one loop."""
+    return sum(
+        seen[..., i, None] * kernel[row, column, i]
+        for (row, column), seen in _seen(x, kernel.shape[:2], strides, pads)
+        for i in range(kernel.shape[2])
+    )
+
+
+def _columns(x, kernel, *, strides, pads):
+    """One matrix product of columns [N, H', W', h w I] with the kernel."""
+    columns = jnp.concatenate([seen for _, seen in _seen(x, kernel.shape[:2], strides, pads)], axis=-1)
     return columns @ kernel.reshape(-1, kernel.shape[-1])
 
 
-def _taps(kernel: jax.Array) -> jax.Array:
-    return kernel.reshape(-1, *kernel.shape[2:])
-
-
-def _slices(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> list[jax.Array]:
-    """What each kernel position sees: [N, H', W', I], h w times."""
+def _seen(x, window, strides, pads) -> list[tuple[Pair, jax.Array]]:
+    """What each kernel position sees of the images: [N, H', W', I]."""
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    down, right = ((size - k) // s * s + 1 for size, k, s in zip(x.shape[1:3], kernel.shape, strides, strict=False))
+    down, right = ((n - k) // s * s + 1 for n, k, s in zip(x.shape[1:3], window, strides, strict=True))
     return [
-        x[:, i : i + down : strides[0], j : j + right : strides[1]]
-        for i in range(kernel.shape[0])
-        for j in range(kernel.shape[1])
+        ((i, j), x[:, i : i + down : strides[0], j : j + right : strides[1]])
+        for i in range(window[0])
+        for j in range(window[1])
     ]
 
 
-def _phases(g: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, size: Pair) -> jax.Array:
-    """The input gradient [N, *size, I] of a strided convolution from g [N, H', W', O].
+def _input_gradient(g, kernel, *, strides, pads, size):
+    if kernel.shape[2] <= FEW:
+        return _transposed(_columns, (len(g), *size, kernel.shape[2]), 0, kernel, g, strides=strides, pads=pads)
+    return (_full if strides == (1, 1) else _phases)(g, kernel, strides=strides, pads=pads, size=size)
 
-    Pixel s * q + r of the padded input meets kernel rows s * a + r only, for whole a: for each phase r a stride-1
-    convolution of g, all phases at once as channels, which a reshape then puts between one another.
+
+def _full(g, kernel, *, strides, pads, size):
+    """Of a stride-1 convolution: one with the flipped, transposed kernel."""
+    before = [k - 1 - low for k, (low, _) in zip(kernel.shape, pads, strict=False)]
+    after = [n + k - 1 - have - low for n, k, have, low in zip(size, kernel.shape, g.shape[1:3], before, strict=False)]
+    return plain(
+        g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), strides=strides, pads=tuple(zip(before, after, strict=True))
+    )
+
+
+def _phases(g, kernel, *, strides, pads, size):
+    """Of a strided convolution, by the phase r of a pixel of the padded image.
+
+    Pixel s * q + r meets kernel rows s * a + r only, for whole a: for each phase a stride-1 convolution of g, all
+    phases at once as channels, which a reshape then puts between one another.
     """
-    (high, wide), (down, right) = kernel.shape[:2], strides
+    ((down, right), (high, wide), ins) = strides, kernel.shape[:2], kernel.shape[2]
     tall, broad = -(-high // down), -(-wide // right)
     whole = jnp.pad(kernel, ((0, tall * down - high), (0, broad * right - wide), (0, 0), (0, 0)))
-    split = whole.reshape(tall, down, broad, right, *kernel.shape[2:])
-    mixed = jnp.flip(split, (0, 2)).transpose(0, 2, 5, 1, 3, 4).reshape(tall, broad, kernel.shape[3], -1)
-    phases = _plain(g, mixed, (1, 1), ((tall - 1, tall - 1), (broad - 1, broad - 1)))
+    split = whole.reshape(tall, down, broad, right, ins, -1)
+    mixed = jnp.flip(split, (0, 2)).transpose(0, 2, 5, 1, 3, 4).reshape(tall, broad, g.shape[-1], -1)
+    phases = plain(g, mixed, strides=(1, 1), pads=((tall - 1, tall - 1), (broad - 1, broad - 1)))
     rows, columns = phases.shape[1:3]
-    image = phases.reshape(-1, rows, columns, down, right, kernel.shape[2]).transpose(0, 1, 3, 2, 4, 5)
-    image = image.reshape(-1, rows * down, columns * right, kernel.shape[2])
-    short = [max(0, n + pad[0] - have) for n, pad, have in zip(size, pads, image.shape[1:3], strict=True)]
-    image = jnp.pad(image, ((0, 0), (0, short[0]), (0, short[1]), (0, 0)))
-    return image[:, pads[0][0] : pads[0][0] + size[0], pads[1][0] : pads[1][0] + size[1]]
+    image = phases.reshape(-1, rows, columns, down, right, ins).transpose(0, 1, 3, 2, 4, 5)
+    image = image.reshape(-1, rows * down, columns * right, ins)
+    crop = [(-low, n + low - have, 0) for n, (low, _), have in zip(size, pads, image.shape[1:3], strict=True)]
+    return jax.lax.pad(image, jnp.zeros((), image.dtype), [(0, 0, 0), *crop, (0, 0, 0)])
 
 
-# A convolution C(x, k), its input gradient I(g, k) and its kernel gradient K(x, g) are linear in each argument, and the
-# derivative of any of them is made of the other two: so each has a derivative of every order.
+def _kernel_gradient(x, g, *, strides, pads, window):
+    """A convolution of the images, channels as batch, with g as a kernel whose taps lie `strides` apart."""
+    after = [
+        (have - 1) * s + k - n - low
+        for have, s, k, n, (low, _) in zip(g.shape[1:3], strides, window, x.shape[1:3], pads, strict=True)
+    ]
+    around = [(low, high) for (low, _), high in zip(pads, after, strict=True)]
+    return jax.lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), (1, 1), around, rhs_dilation=strides, dimension_numbers=LAYOUT
+    ).transpose(1, 2, 0, 3)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x, kernel, strides, pads):
-    """C: images [N, H, W, I] and kernel [h, w, I, O] -> [N, H', W', O]."""
-    form = _shifted if kernel.shape[2] <= FEW else _plain
-    return _vmapped(partial(form, strides=strides, pads=pads), partial(_columns, strides=strides, pads=pads))(x, kernel)
+# Forms on accelerators: the transposes of the plain convolution.
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _input_gradient(g, kernel, strides, pads, size):
-    """I: g [N, H', W', O] and kernel -> [N, *size, I]."""
+def _transposed(form: Callable, shape: tuple, argument: int, other: jax.Array, g: jax.Array, **options) -> jax.Array:
+    """The cotangent, of this shape, of one argument of form(x, kernel) for the cotangent g of its value."""
 
-    def transposed(form):
-        def apply(g, kernel):
-            x = jax.ShapeDtypeStruct((len(g), *size, kernel.shape[2]), g.dtype)
-            return jax.linear_transpose(lambda x: form(x, kernel, strides, pads), x)(g)[0]
+    def linear(a):
+        return form(*((a, other) if argument == 0 else (other, a)), **options)
 
-        return apply
-
-    if kernel.shape[2] <= FEW:
-        form = transposed(_shifted)
-    else:
-        form = transposed(_plain) if strides == (1, 1) else partial(_phases, strides=strides, pads=pads, size=size)
-    return _vmapped(form, transposed(_columns))(g, kernel)
+    return jax.linear_transpose(linear, jax.ShapeDtypeStruct(shape, g.dtype))(g)[0]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _kernel_gradient(x, g, strides, pads, window):
-    """K: images and g -> [h, w, I, O]."""
-
-    def transposed(form):
-        def apply(x, g):
-            kernel = jax.ShapeDtypeStruct((*window, x.shape[-1], g.shape[-1]), g.dtype)
-            return jax.linear_transpose(lambda kernel: form(x, kernel, strides, pads), kernel)(g)[0]
-
-        return apply
-
-    @jax.custom_batching.custom_vmap
-    def apply(x, g):
-        return transposed(_columns if x.shape[-1] <= FEW else _plain)(x, g)
-
-    @apply.def_vmap
-    def rule(count, batched, x, g):
-        return jax.vmap(transposed(_columns), [0 if b else None for b in batched])(x, g), True
-
-    return apply(x, g)
+def _plain_input_gradient(g, kernel, *, strides, pads, size):
+    return _transposed(plain, (len(g), *size, kernel.shape[2]), 0, kernel, g, strides=strides, pads=pads)
 
 
-_conv.defvjp(
-    lambda x, kernel, strides, pads: (_conv(x, kernel, strides, pads), (x, kernel)),
-    lambda strides, pads, saved, g: (
-        _input_gradient(g, saved[1], strides, pads, saved[0].shape[1:3]),
-        _kernel_gradient(saved[0], g, strides, pads, saved[1].shape[:2]),
-    ),
+def _plain_kernel_gradient(x, g, *, strides, pads, window):
+    return _transposed(plain, (*window, x.shape[-1], g.shape[-1]), 1, x, g, strides=strides, pads=pads)
+
+
+# The primitives. Their operands have rank 4, or rank 5 with M models in front.
+
+
+def _primitive(name: str, cpu: Callable, other: Callable, longer: tuple[Pair, Pair]) -> Primitive:
+    """A bilinear map of images, kernels or gradients a and b, with its form on CPU and on other platforms.
+
+    longer: for each operand, which axis of it, and which of the result, a vmap over this operand alone makes longer.
+    """
+    primitive = Primitive(name)
+
+    def on_cpu(a, b, **options):
+        return cpu(a, b, **options) if a.ndim == 4 else jax.lax.map(lambda ab: cpu(*ab, **options), (a, b))
+
+    def elsewhere(a, b, **options):
+        form = partial(other, **options)
+        return form(a, b) if a.ndim == 4 else jax.vmap(form)(a, b)
+
+    def eagerly(a, b, **options):
+        return (on_cpu if jax.default_backend() == "cpu" else elsewhere)(a, b, **options)
+
+    def shape(a, b, **options):
+        return jax.core.ShapedArray(jax.eval_shape(partial(elsewhere, **options), a, b).shape, a.dtype)
+
+    def batched(operands, dims, **options):
+        return _batch(partial(primitive.bind, **options), operands, dims, longer)
+
+    primitive.def_impl(eagerly)
+    primitive.def_abstract_eval(shape)
+    batching.primitive_batchers[primitive] = batched
+    mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
+    return primitive
+
+
+def _batch(bind: Callable, operands: tuple, dims: tuple, longer: tuple[Pair, Pair]) -> tuple[jax.Array, int]:
+    """vmap: over one operand, as a longer axis of it; over both, as models, or as more of them."""
+    if None not in dims:
+        a, b = (jnp.moveaxis(o, d, 0) for o, d in zip(operands, dims, strict=True))
+        if a.ndim == 5:
+            return bind(a, b), 0
+        out = bind(a.reshape(-1, *a.shape[2:]), b.reshape(-1, *b.shape[2:]))
+        return out.reshape(*a.shape[:2], *out.shape[1:]), 0
+    which = int(dims[0] is None)
+    a, (axis, axis_out) = operands[which], longer[which]
+    models = a.ndim - 5
+    a = jnp.moveaxis(a, dims[which], axis + models)
+    count, length = a.shape[axis + models : axis + models + 2]
+    flat = a.reshape(*a.shape[: axis + models], count * length, *a.shape[axis + models + 2 :])
+    out = bind(*((flat, operands[1]) if which == 0 else (operands[0], flat)))
+    at = axis_out + models
+    return out.reshape(*out.shape[:at], count, -1, *out.shape[at + 1 :]), at
+
+
+conv_p = _primitive("conv", _forward, plain, ((0, 0), (3, 3)))
+input_gradient_p = _primitive("conv_input_gradient", _input_gradient, _plain_input_gradient, ((0, 0), (2, 3)))
+kernel_gradient_p = _primitive("conv_kernel_gradient", _kernel_gradient, _plain_kernel_gradient, ((3, 2), (3, 3)))
+
+
+def _to_input(g, kernel, x, **options) -> jax.Array:
+    return input_gradient_p.bind(g, kernel, size=x.aval.shape[-3:-1], **options)
+
+
+def _to_kernel(x, g, kernel, **options) -> jax.Array:
+    return kernel_gradient_p.bind(x, g, window=kernel.aval.shape[-4:-2], **options)
+
+
+ad.defbilinear(
+    conv_p,
+    lambda ct, x, kernel, **o: _to_input(ct, kernel, x, **o),
+    lambda ct, x, kernel, **o: _to_kernel(x, ct, kernel, **o),
 )
-_input_gradient.defvjp(
-    lambda g, kernel, strides, pads, size: (_input_gradient(g, kernel, strides, pads, size), (g, kernel)),
-    lambda strides, pads, size, saved, x: (
-        _conv(x, saved[1], strides, pads),
-        _kernel_gradient(x, saved[0], strides, pads, saved[1].shape[:2]),
-    ),
+ad.defbilinear(
+    input_gradient_p,
+    lambda ct, g, kernel, size, **o: conv_p.bind(ct, kernel, **o),
+    lambda ct, g, kernel, size, **o: _to_kernel(ct, g, kernel, **o),
 )
-_kernel_gradient.defvjp(
-    lambda x, g, strides, pads, window: (_kernel_gradient(x, g, strides, pads, window), (x, g)),
-    lambda strides, pads, window, saved, kernel: (
-        _input_gradient(saved[1], kernel, strides, pads, saved[0].shape[1:3]),
-        _conv(saved[0], kernel, strides, pads),
-    ),
+ad.defbilinear(
+    kernel_gradient_p,
+    lambda ct, x, g, window, **o: _to_input(g, ct, x, **o),
+    lambda ct, x, g, window, **o: conv_p.bind(x, ct, **o),
 )
-
-
-def _vmapped(form: Callable, by_columns: Callable) -> Callable:
-    """`form(images [N, ...], kernel)`; a vmap over images alone widens N, one over kernels goes by columns."""
-
-    @jax.custom_batching.custom_vmap
-    def apply(images, kernel):
-        return form(images, kernel)
-
-    @apply.def_vmap
-    def rule(count, batched, images, kernel):
-        if batched[1]:
-            return jax.vmap(by_columns, [0 if b else None for b in batched])(images, kernel), True
-        out = apply(images.reshape(-1, *images.shape[2:]), kernel)
-        return out.reshape(count, -1, *out.shape[1:]), True
-
-    return apply

@@ -24,9 +24,9 @@ along = jax.jit(lambda ball, x, z, g, fraction: ball.along(x, z, g, fraction))
 samples = jax.jit(jax.vmap(lambda ball, key, x: ball.sample(key, x), (None, 0, None)))
 every_ball = pytest.mark.parametrize("ball", BALLS, ids=lambda ball: type(ball).__name__)
 
-images = arrays(np.float32, D, elements=st.sampled_from([0.0, 1.0]) | st.floats(0, 1, width=32))
-points = arrays(np.float32, D, elements=st.floats(-4, 5, width=32))
-radii = st.floats(0.015625, 4, width=32)
+images = arrays(np.float32, D, elements=st.sampled_from([0.0, 1.0]) | st.floats(0, 1, width=32, allow_subnormal=False))
+points = arrays(np.float32, D, elements=st.floats(-4, 5, width=32, allow_subnormal=False))
+radii = st.floats(0.015625, 4, width=32, allow_subnormal=False)
 ordinary = st.sampled_from([0.0, 1.0]) | st.floats(2**-60, 1, width=32)  # XLA takes numbers below 1e-38 for 0
 
 
@@ -108,8 +108,8 @@ def test_what_the_box_takes_from_one_entry_the_others_may_use(ball, ball_alone):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    arrays(np.float32, 6, elements=st.floats(0, 1, width=32)),
-    arrays(np.float32, 6, elements=st.floats(-2, 3, width=32)),
+    arrays(np.float32, 6, elements=st.floats(0, 1, width=32, allow_subnormal=False)),
+    arrays(np.float32, 6, elements=st.floats(-2, 3, width=32, allow_subnormal=False)),
     st.integers(0, 6),
 )
 def test_l0_projection_is_the_best_of_all_subsets(x, z, eps):
