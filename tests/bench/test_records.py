@@ -112,6 +112,15 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, code, said):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_who_reads_while_a_record_is_written_anew_reads_the_old_one_whole(tmp_path):
+    """The new file takes the name of the old one, which is never written to."""
+    old = made_up(first(7, 10))
+    with write(tmp_path, old).open() as reading:
+        begun = reading.read(20)
+        write(tmp_path, old.model_copy(update={"error": "something longer" * 99}))
+        assert Record.model_validate_json(begun + reading.read()) == old
+
+
 def test_an_interrupted_write_leaves_nothing(tmp_path):
     def fill(file):
         file.write(b"half")
