@@ -9,7 +9,7 @@ from robustbench_jax.api import attack
 from robustbench_jax.bench.workshop import load_model
 from robustbench_jax.data import load_dataset
 from robustbench_jax.models import build_model
-from robustbench_jax.ops.drive import Runtime
+from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.types import Classifier, Dataset, UserError
 
 __all__ = ["Classifier", "Dataset", "Runtime", "UserError", "attack", "build_model", "load_dataset", "load_model"]

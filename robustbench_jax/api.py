@@ -6,7 +6,7 @@ from robustbench_jax.bench.runner import run_cell
 from robustbench_jax.bench.workshop import load_model
 from robustbench_jax.data import checks, load_dataset
 from robustbench_jax.models import zoo
-from robustbench_jax.ops.drive import Runtime
+from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.registry import canonical
 from robustbench_jax.threats.evasion import check
 from robustbench_jax.types import Classifier, Dataset, UserError

@@ -195,7 +195,7 @@ def _train(options: argparse.Namespace) -> int:
     from robustbench_jax.bench.cells import require_seed
     from robustbench_jax.bench.workshop import train
     from robustbench_jax.data import load_dataset
-    from robustbench_jax.ops import drive
+    from robustbench_jax.ops.judge import predict
     from robustbench_jax.registry import canonical, parse
 
     require_seed(options.seed)
@@ -213,7 +213,7 @@ def _train(options: argparse.Namespace) -> int:
     with console.progress() as bars:
         model = train(what | {"data": data.digest}, data, out, lambda progress: bars.training(options.model, progress))
     test = load_dataset(options.dataset, "test")
-    accuracy = float((drive.predict(model, test.x).argmax(-1) == test.y).mean())
+    accuracy = float((predict(model, test.x).argmax(-1) == test.y).mean())
     console.say(f"clean accuracy on {len(test)} test images: {accuracy:.3f}")
     console.say(f"written: {out}; use it as --model 'checkpoint(\"{out}\")'")
     return 0

@@ -7,6 +7,7 @@ denominator is 0 the value is None, never NaN.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binom
 
 from robustbench_jax.ops.statistics import bootstrap_mean, clopper_pearson
 from robustbench_jax.types import Metric
@@ -37,6 +38,12 @@ DEFINITIONS = {
     "perturbation_size": Definition(
         "mean norm of x_adv - x, in the budget's norm, over successful attacks", "successful attacks", "higher"
     ),
+    "median_size": Definition(
+        "median over correctly classified images of the smallest perturbation found, in the budget's measure; "
+        "none within the budget counts as infinite",
+        "correctly classified images",
+        "higher",
+    ),
     "forwards_per_image": Definition(
         "mean number of forward evaluations of the model that the attack spent", "attacked images", "higher"
     ),
@@ -62,6 +69,22 @@ def mean(name: str, values: np.ndarray) -> Metric:
         return Metric(None, 0, None, None, DEFINITIONS[name].text)
     low, high = bootstrap_mean(values) if n > 1 else (None, None)
     return Metric(float(np.mean(values, dtype=np.float64)), n, low, high, DEFINITIONS[name].text)
+
+
+def median_size(sizes: np.ndarray) -> Metric:
+    """The median of sizes [n], NaN for none found, with the 95% interval of its order statistics; None for infinite."""
+    text, n = DEFINITIONS["median_size"].text, len(sizes)
+    if not n:
+        return Metric(None, 0, None, None, text)
+    ordered = np.sort(np.where(np.isnan(sizes), np.inf, sizes))
+    rank = int(binom.ppf(0.025, n, 0.5))  # P(fewer than `rank` lie below the median) < 2.5%
+    low, high = ordered[max(rank - 1, 0)], ordered[min(n - rank, n - 1)]
+    value = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+    return Metric(*(_finite(value), n, _finite(low), _finite(high)), text)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def evasion(

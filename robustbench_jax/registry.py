@@ -21,7 +21,7 @@ from robustbench_jax.types import UserError
 
 PACKAGES = {
     "attack": "robustbench_jax.attacks",
-    "budget": "robustbench_jax.ops.balls",
+    "budget": "robustbench_jax.ops",
     "loss": "robustbench_jax.ops.losses",
     "dataset": "robustbench_jax.data",
     "model": "robustbench_jax.models",

@@ -19,8 +19,8 @@ import numpy as np
 import optax
 
 from robustbench_jax.keys import per_example, stream
-from robustbench_jax.ops.drive import on_cpu
 from robustbench_jax.ops.images import as_unit
+from robustbench_jax.ops.runtime import on_cpu
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.types import Classifier, Dataset, UserError, record
 

@@ -10,7 +10,7 @@ import hashlib
 import types as python_types
 import typing
 from collections.abc import Callable, Hashable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -71,14 +71,24 @@ class Classifier:
     """A model: `model(x[D]) -> logits[C]` for one image in [0, 1]; normalisation happens inside.
 
     `net(params, x)` is a hashable callable, compared by value, and static; `params` is any pytree and traced, so two
-    sets of weights share one compiled program.
+    sets of weights share one compiled program. A net with `stochastic = True` is a randomised model,
+    `net(params, x, key)`: whoever calls it says with which key, through `keyed`.
     """
 
     net: Hashable = static()
     params: Any
+    key: Any = None
+
+    @property
+    def stochastic(self) -> bool:
+        return getattr(self.net, "stochastic", False)
+
+    def keyed(self, key: jax.Array) -> "Classifier":
+        """The same model, drawing its randomness from `key`; itself where it has none."""
+        return self.replace(key=key) if self.stochastic else self
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.net(self.params, x)
+        return self.net(self.params, x, self.key) if self.stochastic else self.net(self.params, x)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,6 +128,8 @@ class Dataset:
 class Problem:
     """What does not change during one attack on ONE example.
 
+    An attack searches among points z of its budget; `logits(z)` are the model's answer to the image that z stands for
+    (z itself in a norm ball, a moved image where z is a rotation). `origin` is the z that changes nothing.
     goal: "untargeted" (any class but `y`) or "targeted" (`target`, which is -1 where there is none).
     item: which work item of the attack this is (restart, target class), counted from 0.
     """
@@ -129,6 +141,14 @@ class Problem:
     y: jax.Array
     target: jax.Array
     item: jax.Array
+
+    @property
+    def origin(self) -> jax.Array:
+        return self.budget.identity(self.x)
+
+    def logits(self, z: jax.Array) -> jax.Array:
+        """One forward evaluation [C]."""
+        return self.model(self.budget.render(self.x, z))
 
     def adversarial(self, logits: jax.Array) -> jax.Array:
         """True where the goal is reached. Ties go to the lower class index, as `argmax` does."""
@@ -142,27 +162,51 @@ class Problem:
 
 @record
 class State:
-    """Where one attack on one example stands. `done` means: `x_adv` reaches the goal. Attacks add their own fields."""
+    """Where one attack on one example stands. `done` means: `x_adv` reaches the goal. Attacks add their own fields.
+
+    x_adv is a point z of the budget (see Problem). forwards and gradients count model evaluations; vanished counts the
+    gradients that were exactly zero.
+    """
 
     x_adv: jax.Array
     done: jax.Array
     t: jax.Array
     forwards: jax.Array
     gradients: jax.Array
+    vanished: jax.Array
 
     @classmethod
-    def at(cls, x_adv: jax.Array, **own: Any) -> "State":
-        zero = jnp.zeros((), jnp.int32)
-        return cls(x_adv=x_adv, done=jnp.zeros((), bool), t=zero, forwards=zero, gradients=zero, **own)
+    def at(cls, x_adv: jax.Array, *, forwards: int = 0, gradients: int = 0, **own: Any) -> "State":
+        """The start; `forwards` and `gradients` are the model evaluations that finding it took."""
+        zero, count = jnp.zeros((), jnp.int32), partial(jnp.asarray, dtype=jnp.int32)
+        done = jnp.zeros((), bool)
+        return cls(
+            x_adv=x_adv, done=done, t=zero, forwards=count(forwards), gradients=count(gradients), vanished=zero, **own
+        )
 
-    def move(self, x_adv: jax.Array, *, done: Any = False, forwards: int = 1, gradients: int = 1, **own: Any):
-        """One step on: `forwards` and `gradients` are the model evaluations that this step took."""
+    def move(
+        self,
+        x_adv: jax.Array,
+        *,
+        done: Any = False,
+        forwards: int = 1,
+        gradients: int = 1,
+        gradient: jax.Array | None = None,
+        **own: Any,
+    ):
+        """One step on: `forwards` and `gradients` are the model evaluations that this step took.
+
+        done: the current x_adv, not the given one, reaches the goal. gradient: what the model's gradient was, for the
+        count of those that vanished.
+        """
+        vanished = 0 if gradient is None else jnp.all(gradient == 0).astype(jnp.int32)
         return self.replace(
             x_adv=jnp.where(done, self.x_adv, x_adv),
             done=self.done | done,
             t=self.t + 1,
             forwards=self.forwards + forwards,
             gradients=self.gradients + gradients,
+            vanished=self.vanished + vanished,
             **own,
         )
 
@@ -172,17 +216,39 @@ class EvasionAttack:
 
     steps: how many steps one work item may take. items: how many work items (restarts, target classes) an example
     has at most; the first that succeeds ends the example. goal: "untargeted", or "targeted" with a method
-    `target(key, logits, y)` that chooses the class.
+    `target(key, logits, y)` that chooses the class. queries: None, or how many forward evaluations one work item may
+    spend; the driver takes back a step that would spend more. minimal: x_adv is the smallest perturbation found
+    (the origin where none was), whatever eps is, and the smallest over all items is kept. prepares: there is a method
+    `prepare(key, model, budget, x, y, runtime) -> attack` that sees images x [N, D] (training images where there are
+    some) before any is attacked. composite: `stages(budget)` gives several attacks.
     """
 
     registered: tuple[str, str]
     facts: dict[str, Any]
     goal = "untargeted"
     items = 1
+    queries = None
+    minimal = False
+    prepares = False
+    composite = False
 
     @property
     def access(self) -> str:
         return self.facts["access"]
+
+    @property
+    def budgets(self) -> tuple[str, ...] | None:
+        """Names of the budgets that it knows; None for all of its threat."""
+        return self.facts.get("budgets")
+
+    @property
+    def called(self) -> str:
+        """What reports call it when it is one stage of several."""
+        return self.registered[1]
+
+    def stages(self, budget: Any) -> tuple["EvasionAttack", ...]:
+        """What runs, one after another, each on the survivors of those before."""
+        return (self,)
 
 
 def require_positive(owner: str, **values: Any) -> None:
@@ -205,9 +271,14 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a threat's procedure found: metrics by name, and per-example arrays by name."""
+    """What a threat's procedure found: metrics by name, and per-example arrays by name.
+
+    flags: what casts doubt on the numbers, a line each. stages: what each part of a cascade did and cost.
+    """
 
     metrics: dict[str, Metric]
     arrays: dict[str, np.ndarray]
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     papers: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    stages: tuple[dict[str, Any], ...] = ()

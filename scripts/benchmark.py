@@ -23,7 +23,8 @@ from robustbench_jax.bench.workshop import load_model
 from robustbench_jax.cli import use_all_cores
 from robustbench_jax.data import load_dataset
 from robustbench_jax.keys import stream
-from robustbench_jax.ops import drive
+from robustbench_jax.ops import bucket
+from robustbench_jax.ops.drive import drive
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.registry import build
 
@@ -60,11 +61,11 @@ def row(what: str, name: str, options: argparse.Namespace) -> str:
     key = jax.random.key(KEY)
     ids = np.arange(len(data))
     starts = np.asarray(
-        drive._start(stream(key, "stage 0"), attack, model, budget, data.x, data.y, ids, 0 * ids)[1].x_adv
+        bucket.start(stream(key, "stage 0"), attack, model, budget, data.x, data.y, ids, 0 * ids)[1].x_adv
     )
 
     def ours() -> np.ndarray:
-        return ~drive.drive(key, attack, model, budget, data.x, data.y).success  # wrong at the start counts as broken
+        return ~drive(key, attack, model, budget, data.x, data.y).success  # wrong at the start counts as broken
 
     with Clock() as first:
         ours()

@@ -16,3 +16,8 @@ def linear():
 @pytest.fixture(scope="session")
 def small_cnn():
     return oracles.small_cnn()
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return oracles.tiny()

@@ -15,7 +15,7 @@ import pytest
 from robustbench_jax.bench.records import Record
 from robustbench_jax.cli import main
 from robustbench_jax.models import build_model, files
-from robustbench_jax.ops.drive import predict
+from robustbench_jax.ops.judge import predict
 
 SHAPE, CLASSES, COUNT = (4, 4, 1), 3, 12
 TRAIN = ("train", "--dataset", "npz('{lab}/data.npz')")

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from robustbench_jax.models import zoo
-from robustbench_jax.registry import build, canonical, discover, nearest, parse, short
+from robustbench_jax.registry import build, canonical, discover, entry, nearest, parse, short
 from robustbench_jax.types import UserError
 
 KINDS = {"dataset": "dataset", "attack": "attack", "budget": "budget", "defence": "training", "recipe": "recipe"}
@@ -80,10 +80,24 @@ def make_cell(**fields: Any) -> Cell:
         raise UserError(f"'{fields['model']}' is trained already; defence and recipe are for architectures such as cnn")
     absent = [name for name in ("defence", "recipe") if not fields[name]]
     written = {name: "" if name in absent else canonical(kind, fields[name]) for name, kind in KINDS.items()}
-    for name in ("attack", "budget", "defence", "recipe"):
-        if name not in absent:
-            build(KINDS[name], fields[name])
+    made = {name: build(KINDS[name], fields[name]) for name in KINDS if name != "dataset" and name not in absent}
+    fields["threat"] = _threat(fields.get("threat"), fields["attack"], made["attack"], fields["budget"])
     return Cell(**fields | written | {"model": canonical_model(fields["model"])})
+
+
+def _threat(wanted: str | None, attack: str, made: Any, budget: str) -> str:
+    """The threat that attack and budget belong to. UserError where they do not go together."""
+    name, of_budget = parse(attack).name, entry("budget", parse(budget).name)
+    threat = entry("attack", name).facts["threat"]
+    if wanted not in (None, threat):
+        raise UserError(f"threat = '{wanted}': attack '{name}' belongs to '{threat}'")
+    known = made.budgets
+    if known is None:
+        every = discover("budget").values()
+        known = tuple(budget.name for budget in every if budget.facts.get("threat", "evasion") == threat)
+    if of_budget.name not in known:
+        raise UserError(f"attack '{name}' takes no budget '{of_budget.name}'{nearest(of_budget.name, known)}")
+    return threat
 
 
 def kind_of_model(text: str) -> str | None:
@@ -112,7 +126,7 @@ def canonical_model(text: str) -> str:
 
 def _check_numbers(fields: dict[str, Any]) -> None:
     threats = discover("threat")
-    if fields.get("threat", "evasion") not in threats:
+    if fields.get("threat") not in (None, *threats):
         raise UserError(f"no threat '{fields['threat']}'{nearest(str(fields['threat']), threats)}")
     if fields.get("split", "test") not in ("train", "test"):
         raise UserError(f"split = {fields['split']!r} must be train or test")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_jax.bench.cells import Cell, make_cell
-from robustbench_jax.ops.drive import Runtime
+from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.registry import nearest
 from robustbench_jax.types import UserError
 

@@ -55,6 +55,8 @@ class Record(BaseModel):
     metrics: dict[str, MetricValue] = {}
     per_example: dict[str, list[bool | int | float | None]] = {}
     timing: Timing = Timing()
+    flags: list[str] = []
+    stages: list[dict[str, Any]] = []
     provenance: dict[str, Any] = {}
     papers: list[str] = []
 
@@ -93,6 +95,8 @@ def record_of(cell: Cell, outcome: Outcome, timing: Timing, provenance: dict[str
         timing=timing,
         provenance=provenance,
         papers=list(outcome.papers),
+        flags=list(outcome.flags),
+        stages=list(outcome.stages),
     )
 
 

@@ -20,7 +20,7 @@ from robustbench_jax.bench.provenance import provenance
 from robustbench_jax.bench.records import Record, Timing
 from robustbench_jax.bench.workshop import Workshop
 from robustbench_jax.models.files import digest
-from robustbench_jax.ops.drive import Runtime
+from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.registry import build, entry, parse
 from robustbench_jax.types import Classifier, Dataset, Outcome, UserError
 

@@ -30,10 +30,23 @@ def _require_radius(name: str, eps: Any) -> None:
 
 
 class Ball:
-    """What all balls share: `along` moves by a fraction of the radius and projects."""
+    """What all balls share: their points are images, and `along` moves by a fraction of the radius and projects.
+
+    p: the norm (inf, 2, 1 or 0).
+    """
+
+    p: float
 
     def __post_init__(self):
         _require_radius(self.registered[1], self.eps)
+
+    def identity(self, x: jax.Array) -> jax.Array:
+        """The point that changes nothing: the image itself."""
+        return x
+
+    def render(self, x: jax.Array, z: jax.Array) -> jax.Array:
+        """The image that the point z stands for."""
+        return z
 
     def along(self, x: jax.Array, z: jax.Array, g: jax.Array, fraction: Any) -> jax.Array:
         """The feasible point [D] a step of size fraction * eps from `z` in the steepest direction of `g`."""
@@ -46,6 +59,7 @@ class Linf(Ball):
     """max |x_adv - x| <= eps."""
 
     eps: float
+    p = math.inf
 
     def size(self, delta: jax.Array) -> jax.Array:
         return jnp.max(jnp.abs(delta))
@@ -71,6 +85,7 @@ class L2(Ball):
     """sqrt(sum (x_adv - x)^2) <= eps."""
 
     eps: float
+    p = 2
 
     def size(self, delta: jax.Array) -> jax.Array:
         return _norm(delta)
@@ -98,6 +113,7 @@ class L1(Ball):
     """sum |x_adv - x| <= eps."""
 
     eps: float
+    p = 1
 
     def size(self, delta: jax.Array) -> jax.Array:
         return jnp.sum(jnp.abs(delta))
@@ -135,6 +151,7 @@ class L0(Ball):
     """At most eps entries (features, not pixels) of x_adv differ from x; eps is rounded down."""
 
     eps: float
+    p = 0
 
     def size(self, delta: jax.Array) -> jax.Array:
         return jnp.sum(delta != 0).astype(jnp.float32)

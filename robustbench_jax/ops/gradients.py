@@ -14,7 +14,7 @@ def ascent(problem: Problem, loss: Callable, x: jax.Array) -> tuple[jax.Array, j
     """Gradient [D] of the problem's objective at `x` and the logits [C] there: one forward and one backward pass."""
 
     def objective(x):
-        logits = problem.model(x)
+        logits = problem.logits(x)
         return problem.objective(loss, logits), logits
 
     gradient, logits = jax.grad(objective, has_aux=True)(x)

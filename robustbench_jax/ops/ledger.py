@@ -1,7 +1,8 @@
 """The queue of one attack: which work items are still owed, and which one broke which example.
 
 An example's items (restarts, target classes) are numbered; its winner is its lowest-numbered success. An item is
-dropped as soon as a lower one has succeeded, so what is found does not depend on which ran first.
+dropped as soon as a lower one has succeeded, so what is found does not depend on which ran first. Of an attack that
+looks for the smallest perturbation no item is dropped, and the winner is the smallest success.
 Host code; N examples, I items each.
 """
 
@@ -9,37 +10,45 @@ from collections import deque
 
 import numpy as np
 
+COUNTS = ("forwards", "gradients", "vanished")
+
 
 class Ledger:
-    def __init__(self, examples: int, items: int):
-        self.items = items
+    def __init__(self, examples: int, items: int, *, smallest: bool = False):
+        self.items, self.smallest = items, smallest
         self.pending = deque((item, example) for item in range(items) for example in range(examples))
         self.winner = np.full(examples, items)  # `items` where nothing has succeeded
+        self.size = np.full(examples, np.inf)  # of the winner
         self.owed = np.full(examples, items)
-        self.forwards = np.zeros((examples, items), np.int64)
-        self.gradients = np.zeros((examples, items), np.int64)
+        self.counts = {name: np.zeros((examples, items), np.int64) for name in COUNTS}
 
     def take(self, count: int) -> list[tuple[int, int]]:
         """Up to `count` items (item, example) that can still matter, in order."""
         taken = []
         while self.pending and len(taken) < count:
             item, example = self.pending.popleft()
-            if item < self.winner[example]:
+            if self.matters(item, example):
                 taken.append((item, example))
         return taken
 
     def matters(self, item: np.ndarray, example: np.ndarray) -> np.ndarray:
         """True where no lower item of the example has succeeded."""
-        return item < self.winner[example]
+        return self.smallest | (item < self.winner[example])
 
-    def settle(self, item: int, example: int, success: bool, forwards: int, gradients: int) -> bool:
+    def settle(self, item: int, example: int, success: bool, size: float, *counts: int) -> bool:
         """Enters one judged item. True where its x_adv is the example's best so far (a success, or the last try)."""
-        self.forwards[example, item], self.gradients[example, item] = forwards, gradients
+        for name, count in zip(COUNTS, counts, strict=True):
+            self.counts[name][example, item] = count
         self.owed[example] -= 1
-        if success and item < self.winner[example]:
-            self.winner[example] = item
+        if success and self._better(item, example, size):
+            self.winner[example], self.size[example] = item, size
             return True
         return self.winner[example] == self.items and item == self.items - 1
+
+    def _better(self, item: int, example: int, size: float) -> bool:
+        if self.smallest:
+            return (size, item) < (self.size[example], self.winner[example])
+        return item < self.winner[example]
 
     @property
     def broken(self) -> np.ndarray:
@@ -48,8 +57,9 @@ class Ledger:
     @property
     def finished(self) -> int:
         """How many examples have their verdict; an estimate while items run out of order."""
-        return int(np.sum(self.broken | (self.owed == 0)))
+        return int(np.sum(self.broken & (not self.smallest) | (self.owed == 0)))
 
-    def spent(self, counts: np.ndarray) -> np.ndarray:
+    def spent(self, name: str) -> np.ndarray:
         """Evaluations per example [N]: those of the items up to the winner; dropped items are not its cost."""
-        return np.sum(counts * (np.arange(self.items) <= self.winner[:, None]), axis=1)
+        paid = self.smallest | (np.arange(self.items) <= self.winner[:, None])
+        return np.sum(self.counts[name] * paid, axis=1)

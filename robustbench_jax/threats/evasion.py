@@ -13,10 +13,12 @@ import numpy as np
 
 from robustbench_jax import metrics
 from robustbench_jax.keys import stream
-from robustbench_jax.ops import drive
-from robustbench_jax.ops.drive import Runtime
+from robustbench_jax.ops.drive import Attacked, drive
 from robustbench_jax.ops.images import as_unit
+from robustbench_jax.ops.judge import classify
+from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.registry import register
+from robustbench_jax.threats import health
 from robustbench_jax.types import Classifier, Dataset, EvasionAttack, Outcome, UserError
 
 
@@ -28,21 +30,25 @@ def run(
     attack: EvasionAttack,
     budget: Any,
     *,
+    pool: Dataset | None = None,
     runtime: Runtime = Runtime(),
     report: Callable[[int], None] = lambda settled: None,
 ) -> Outcome:
     """Attacks `data` and says how many of its examples stay right. The key is consumed.
 
+    pool: training images, for attacks that learn from some beforehand; without it they learn from those they attack,
+    and the outcome is flagged.
+
     Arrays: clean_correct and robust bool[N], prediction int[N] (clean), broken_by int[N] (stage of a cascade, -1 for
-    none), size float[N] (of x_adv - x, in the budget's norm; NaN where the attack failed), forwards and gradients
-    int[N], x_adv float32[N, D].
+    none), size float[N] (of the perturbation, in the budget's measure; NaN where the attack failed), forwards,
+    gradients and vanished (gradients that were zero) int[N], x_adv float32[N, D].
     """
     check(model, data)
-    prediction = np.argmax(drive.predict(model, data.x, runtime), axis=-1)
+    prediction = classify(model, data.x, runtime)
     clean = prediction == data.y
     right = np.flatnonzero(clean)
     wrong = len(data) - len(right)
-    attacked = drive.drive(
+    attacked = drive(
         stream(key, "attack"),
         attack,
         model,
@@ -50,17 +56,28 @@ def run(
         data.x[right],
         data.y[right],
         ids=right,
+        pool=None if pool is None else (pool.x, pool.y),
         runtime=runtime,
         report=lambda settled: report(wrong + settled),
     )
-    arrays = _arrays(data, budget, prediction, right, attacked)
+    arrays = _arrays(data, prediction, right, attacked)
+    found = metrics.evasion(clean, *(arrays[k] for k in ("robust", "size", "forwards", "gradients")))
+    if attack.minimal:
+        found["median_size"] = metrics.median_size(arrays["size"][clean])
+    flags = [*health.of_the_model(model, data.x, runtime), *health.of_the_attack(attacked)]
+    if attack.composite:
+        flags += health.along_eps(stream(key, "health"), model, budget, data.x[right], data.y[right])
+    if pool is None and any(stage.prepares for stage in attack.stages(budget)):
+        flags.append("learnt on the attacked images: no training images were given")
     return Outcome(
-        metrics=metrics.evasion(clean, *(arrays[k] for k in ("robust", "size", "forwards", "gradients"))),
+        metrics=found,
         arrays=arrays,
         counts={
             "forward_evaluations": int(attacked.forwards.sum()) + len(data) + len(right),
             "gradient_evaluations": int(attacked.gradients.sum()),
         },
+        flags=tuple(flags),
+        stages=tuple(vars(stage) for stage in attacked.stages),
     )
 
 
@@ -68,7 +85,7 @@ def check(model: Classifier, data: Dataset) -> None:
     """UserError where the model does not take these images or has another number of classes."""
     shape = data.x.shape[1:]
     try:
-        logits = jax.eval_shape(model, jax.ShapeDtypeStruct(shape, np.float32))
+        logits = jax.eval_shape(model.keyed(jax.random.key(0)), jax.ShapeDtypeStruct(shape, np.float32))
     except UserError:
         raise
     except (TypeError, ValueError) as error:
@@ -80,18 +97,17 @@ def check(model: Classifier, data: Dataset) -> None:
         raise UserError(f"the model has {logits.shape[0]} classes, {data.name} has {len(data.classes)}")
 
 
-def _arrays(data: Dataset, budget: Any, prediction: np.ndarray, right: np.ndarray, attacked) -> dict[str, np.ndarray]:
+def _arrays(data: Dataset, prediction: np.ndarray, right: np.ndarray, attacked: Attacked) -> dict[str, np.ndarray]:
     count = len(data)
     clean = prediction == data.y
     robust, x_adv = clean.copy(), as_unit(data.x)
     robust[right[attacked.success]] = False
     x_adv[right] = attacked.x_adv
     size = np.full(count, np.nan, np.float32)
-    broken = right[attacked.success]
-    if len(broken):
-        size[broken] = jax.vmap(budget.size)(x_adv[broken] - as_unit(data.x[broken]))
-    spread = {name: np.zeros(count, np.int64) for name in ("forwards", "gradients")}
-    spread["forwards"][right], spread["gradients"][right] = attacked.forwards, attacked.gradients
+    size[right[attacked.success]] = attacked.size[attacked.success]
+    spread = {name: np.zeros(count, np.int64) for name in ("forwards", "gradients", "vanished")}
+    for name, values in spread.items():
+        values[right] = getattr(attacked, name)
     broken_by = np.full(count, -1)
     broken_by[right] = attacked.broken_by
     return {

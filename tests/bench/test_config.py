@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from robustbench_jax.bench.config import load_sweep
-from robustbench_jax.ops.drive import Runtime
+from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.types import UserError
 
 LINES = 'dataset = "fashion_mnist_mini"\nmodel = "fashion_mnist/linf/pgd_at"\nattack = "pgd"\nbudget = "linf(0.1)"\n'

@@ -11,11 +11,12 @@ from robustbench_jax.bench.cells import make_cell
 from robustbench_jax.bench.runner import run_sweep
 from robustbench_jax.bench.workshop import Workshop
 from robustbench_jax.models import build_model, files
-from robustbench_jax.ops.drive import Runtime, predict
+from robustbench_jax.ops.judge import predict
+from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.types import UserError
 
 SHAPE, CLASSES, COUNT = (4, 4, 1), 3, 12
-TIMES = ("timing", "provenance")
+TIMES = ("stages", "timing", "provenance")
 
 
 class Bench:

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustbench_jax.ops import drive
-from robustbench_jax.ops.drive import Runtime
+from robustbench_jax.ops import drive, runtime
 from robustbench_jax.ops.images import as_unit
+from robustbench_jax.ops.judge import judge, predict
+from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.registry import build
 from robustbench_jax.types import Classifier, EvasionAttack, State, UserError, record
 from tests import oracles
@@ -19,6 +20,7 @@ class Restarts(EvasionAttack):
 
     steps: int = 6
     items = 5
+    called = "restarts"
     access = "gradients"
 
     def init(self, key, problem):
@@ -60,7 +62,7 @@ def test_the_loop_form_of_accelerators_gives_the_same_results(monkeypatch, linea
         linear.data.y,
     )
     host = drive.drive(jax.random.key(0), *arguments)
-    monkeypatch.setattr(drive, "on_cpu", lambda: False)
+    monkeypatch.setattr(runtime, "on_cpu", lambda: False)
     looped = drive.drive(jax.random.key(0), *arguments, runtime=Runtime(width=16, chunk=3))
     for name in ("success", "forwards", "gradients"):
         np.testing.assert_array_equal(getattr(looped, name), getattr(host, name))
@@ -81,6 +83,22 @@ def test_a_cascade_attacks_survivors_only_and_says_which_stage_broke_what(linear
     breakable = linear.distance("linf") < eps
     assert set(found.broken_by[breakable]) <= {0, 1} and (found.broken_by[~found.success] == -1).all()
     assert (found.gradients[found.broken_by == 0] == 0).all() and (found.gradients[found.broken_by == 1] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "rows, runtime",
+    [([5], Runtime(width=64)), ([3, 1, 5, 0, 2, 6, 4], Runtime(width=8, devices=1)), (range(64), Runtime(width=64))],
+    ids=["one", "seven in disorder on one device", "all on two"],
+)
+def test_neighbours_order_width_and_devices_do_not_matter_to_convolutions(rows, runtime):
+    model, data = oracles.small_cnn()
+    attack, budget = build("attack", "pgd(steps=10, restarts=2)"), build("budget", "linf(0.05)")
+    rows = np.array(rows)
+    whole = drive.drive(jax.random.key(0), attack, model, budget, data.x, data.y, runtime=Runtime(width=16))
+    part = drive.drive(jax.random.key(0), attack, model, budget, data.x[rows], data.y[rows], ids=rows, runtime=runtime)
+    for name in ("success", "forwards", "gradients"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rows], err_msg=name)
+    np.testing.assert_allclose(part.x_adv, whole.x_adv[rows], atol=1e-6)
 
 
 def test_progress_never_falls_and_ends_at_the_number_of_examples():
@@ -110,8 +128,8 @@ def test_no_examples_are_no_error():
 def test_the_judge_projects_what_an_attack_proposes():
     model, data = oracles.small_cnn()
     far = np.ones_like(as_unit(data.x))
-    x_adv, _ = drive.judge(model, build("budget", "linf(0.1)"), "untargeted", data.x, far, data.y, data.y)
-    assert np.max(np.abs(x_adv - as_unit(data.x))) <= 0.1 + 1e-7
+    judged = judge(model, build("budget", "linf(0.1)"), "untargeted", data.x, far, data.y, data.y)
+    assert np.max(np.abs(judged.x_adv - as_unit(data.x))) <= 0.1 + 1e-7
 
 
 def test_attack_batch_gives_the_first_restart_of_the_attack(linear):
@@ -137,6 +155,6 @@ def test_more_devices_than_there_are_is_refused():
 
 def test_predictions_do_not_depend_on_the_width():
     model, data = oracles.small_cnn()
-    whole = drive.predict(model, data.x)
+    whole = predict(model, data.x)
     for width in (8, 16):
-        np.testing.assert_allclose(drive.predict(model, data.x, Runtime(width=width)), whole, atol=1e-5)
+        np.testing.assert_allclose(predict(model, data.x, Runtime(width=width)), whole, atol=1e-5)

@@ -34,7 +34,7 @@ def settle_in_disorder(ledger, success, cost, rng):
             item, example = running.pop(int(rng.integers(len(running))))
             entered.add((item, example))
             spent = cost[example][item]
-            if ledger.settle(item, example, success[example][item], spent, 2 * spent):
+            if ledger.settle(item, example, success[example][item], 1.0, spent, 2 * spent, 0):
                 kept[example] = item
         if rng.random() < 0.5:
             running = [lane for lane in running if ledger.matters(*map(np.array, lane))]
@@ -50,8 +50,8 @@ def test_any_order_of_settling_gives_what_one_item_after_another_gives(success, 
     winner, spent, kept = one_after_another(success, cost)
     found, entered = settle_in_disorder(ledger, success, cost, rng)
     assert ledger.winner.tolist() == winner and found == kept
-    assert ledger.spent(ledger.forwards).tolist() == spent
-    assert ledger.spent(ledger.gradients).tolist() == [2 * total for total in spent]
+    assert ledger.spent("forwards").tolist() == spent
+    assert ledger.spent("gradients").tolist() == [2 * total for total in spent]
     np.testing.assert_array_equal(ledger.broken, np.any(success, axis=1))
     assert ledger.finished == len(success)
     assert entered >= {(item, i) for i, last in enumerate(kept) for item in range(last + 1)}
@@ -68,38 +68,38 @@ def test_items_are_handed_out_once_in_order_first_items_of_all_examples_before_s
 def test_items_of_a_broken_example_are_passed_over_without_using_up_the_count():
     ledger = Ledger(2, 3)
     ledger.take(2)
-    assert ledger.settle(0, 0, True, 1, 1)
+    assert ledger.settle(0, 0, True, 1.0, 1, 1, 0)
     assert ledger.take(2) == [(1, 1), (2, 1)]
     assert ledger.take(1) == [] and not ledger.pending
 
 
 def test_a_success_stops_higher_items_and_not_lower_ones_nor_other_examples():
     ledger = Ledger(2, 3)
-    assert ledger.settle(1, 0, True, 5, 5)
+    assert ledger.settle(1, 0, True, 1.0, 5, 5, 0)
     items, examples = np.array([0, 1, 2, 2]), np.array([0, 0, 0, 1])
     np.testing.assert_array_equal(ledger.matters(items, examples), [True, False, False, True])
 
 
 def test_a_later_success_of_a_lower_item_takes_over_and_a_higher_one_never_does():
     ledger = Ledger(1, 3)
-    assert ledger.settle(1, 0, True, 20, 2)
-    assert not ledger.settle(2, 0, True, 300, 30)
-    assert ledger.spent(ledger.forwards).tolist() == [20]
-    assert ledger.settle(0, 0, True, 1, 1)
-    assert ledger.winner.tolist() == [0] and ledger.spent(ledger.forwards).tolist() == [1]
+    assert ledger.settle(1, 0, True, 1.0, 20, 2, 0)
+    assert not ledger.settle(2, 0, True, 1.0, 300, 30, 0)
+    assert ledger.spent("forwards").tolist() == [20]
+    assert ledger.settle(0, 0, True, 1.0, 1, 1, 0)
+    assert ledger.winner.tolist() == [0] and ledger.spent("forwards").tolist() == [1]
 
 
 def test_of_an_example_that_nothing_breaks_the_last_item_is_kept_and_all_are_paid_for():
     ledger = Ledger(1, 3)
-    assert [ledger.settle(item, 0, False, 10**item, 0) for item in (2, 0, 1)] == [True, False, False]
+    assert [ledger.settle(item, 0, False, 1.0, 10**item, 0, 0) for item in (2, 0, 1)] == [True, False, False]
     assert not ledger.broken.any() and ledger.finished == 1
-    assert ledger.spent(ledger.forwards).tolist() == [111]
+    assert ledger.spent("forwards").tolist() == [111]
 
 
 def test_finished_counts_broken_examples_and_those_without_open_items():
     ledger, seen = Ledger(3, 2), [0]
     for item, example, success in ((0, 0, True), (0, 1, False), (1, 1, False), (0, 2, False), (1, 2, True)):
-        ledger.settle(item, example, success, 1, 1)
+        ledger.settle(item, example, success, 1.0, 1, 1, 0)
         seen.append(ledger.finished)
     assert seen == [0, 1, 1, 2, 2, 3]
 
@@ -108,4 +108,4 @@ def test_finished_counts_broken_examples_and_those_without_open_items():
 def test_a_ledger_of_nothing_owes_nothing(examples, items):
     ledger = Ledger(examples, items)
     assert ledger.take(5) == [] and ledger.finished == examples
-    assert ledger.spent(ledger.forwards).tolist() == [0] * examples
+    assert ledger.spent("forwards").tolist() == [0] * examples

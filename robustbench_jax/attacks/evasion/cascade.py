@@ -5,6 +5,7 @@ AutoAttack, Croce & Hein, ICML 2020, arXiv:2003.01690.
 """
 
 import dataclasses
+from typing import Any
 
 from robustbench_jax.registry import register
 from robustbench_jax.types import EvasionAttack, UserError, record
@@ -15,18 +16,24 @@ from robustbench_jax.types import EvasionAttack, UserError, record
 class Cascade(EvasionAttack):
     """An example is robust if no attack of the list breaks it; the first that does ends it."""
 
+    composite = True
     attacks: tuple = dataclasses.field(metadata={"static": False})
 
     def __post_init__(self):
         if not isinstance(self.attacks, tuple) or not self.attacks:
             raise UserError("cascade needs a list of attacks; write e.g. cascade([fgsm, pgd(steps=40)])")
 
-    @property
-    def stages(self) -> tuple[EvasionAttack, ...]:
+    def stages(self, budget: Any) -> tuple[EvasionAttack, ...]:
         """The attacks in order, cascades within it unfolded."""
-        return tuple(stage for attack in self.attacks for stage in getattr(attack, "stages", (attack,)))
+        return tuple(stage for attack in self.attacks for stage in attack.stages(budget))
+
+    @property
+    def budgets(self) -> tuple[str, ...] | None:
+        """What every part knows."""
+        known = [attack.budgets for attack in self.attacks if attack.budgets is not None]
+        return tuple(name for name in known[0] if all(name in other for other in known)) if known else None
 
     @property
     def access(self) -> str:
-        order = ("labels", "scores", "gradients")
+        order = ("none", "labels", "scores", "gradients")
         return max((attack.access for attack in self.attacks), key=order.index)

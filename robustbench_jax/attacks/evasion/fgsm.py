@@ -23,9 +23,9 @@ class FGSM(EvasionAttack):
         entry("loss", self.loss)
 
     def init(self, key: jax.Array, problem: Problem) -> State:
-        return State.at(problem.x)
+        return State.at(problem.origin)
 
     def step(self, key: jax.Array, problem: Problem, state: State) -> State:
         gradient, logits = gradients.ascent(problem, entry("loss", self.loss).make, state.x_adv)
         x_adv = problem.budget.along(problem.x, state.x_adv, gradient, 1.0)
-        return state.move(x_adv, done=problem.adversarial(logits), gradients=1)
+        return state.move(x_adv, done=problem.adversarial(logits), gradient=gradient)

@@ -49,7 +49,7 @@ class PGD(EvasionAttack):
         return 2.5 / self.steps if self.step_size is None else self.step_size
 
     def init(self, key: jax.Array, problem: Problem) -> State:
-        start = problem.budget.sample(key, problem.x) if self.random_start else problem.x
+        start = problem.budget.sample(key, problem.x) if self.random_start else problem.origin
         return State.at(start, velocity=jnp.zeros_like(start))
 
     def step(self, key: jax.Array, problem: Problem, state: State) -> State:
@@ -57,4 +57,4 @@ class PGD(EvasionAttack):
         size = jnp.sum(jnp.abs(gradient)) + 1e-30
         velocity = self.momentum * state.velocity + gradient / size
         x_adv = problem.budget.along(problem.x, state.x_adv, velocity, self.fraction)
-        return state.move(x_adv, done=problem.adversarial(logits), gradients=1, velocity=velocity)
+        return state.move(x_adv, done=problem.adversarial(logits), gradient=gradient, velocity=velocity)

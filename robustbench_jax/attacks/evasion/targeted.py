@@ -27,12 +27,20 @@ class Targeted(EvasionAttack):
     def __post_init__(self):
         if self.label not in LABELS:
             raise UserError(f"targeted: label = {self.label!r}{nearest(self.label, LABELS)}")
-        if hasattr(self.attack, "stages"):
-            raise UserError("targeted(cascade(...)): write cascade([targeted(...), ...]) instead")
+        if self.attack.composite:
+            raise UserError("targeted: attack = cascade(...): write cascade([targeted(...), ...]) instead")
 
     @property
     def access(self) -> str:
         return self.attack.access
+
+    @property
+    def budgets(self) -> tuple[str, ...] | None:
+        return self.attack.budgets
+
+    @property
+    def called(self) -> str:
+        return f"targeted {self.attack.called}"
 
     @property
     def steps(self) -> int:
@@ -41,6 +49,14 @@ class Targeted(EvasionAttack):
     @property
     def items(self) -> int:
         return self.attack.items
+
+    @property
+    def queries(self) -> int | None:
+        return self.attack.queries
+
+    @property
+    def minimal(self) -> bool:
+        return self.attack.minimal
 
     def target(self, key: jax.Array, logits: jax.Array, y: jax.Array) -> jax.Array:
         """The class to reach, never `y`."""

@@ -24,7 +24,7 @@ class UniformNoise(EvasionAttack):
         return State.at(problem.budget.sample(key, problem.x))
 
     def step(self, key: jax.Array, problem: Problem, state: State) -> State:
-        done = problem.adversarial(problem.model(state.x_adv))
+        done = problem.adversarial(problem.logits(state.x_adv))
         last = state.t + 1 >= self.steps
         x_adv = jax.numpy.where(last, state.x_adv, problem.budget.sample(key, problem.x))
         return state.move(x_adv, done=done, gradients=0)

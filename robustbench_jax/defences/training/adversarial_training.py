@@ -23,7 +23,7 @@ class AdversarialTraining(TrainingDefence):
     budget: Any = "linf(8/255)"
 
     def __post_init__(self):
-        if hasattr(self.attack, "stages"):
+        if getattr(self.attack, "composite", False):
             raise UserError("adversarial_training: attack = cascade(...) has no single result; give one attack")
 
     def perturb(self, key: jax.Array, model: Classifier, x: jax.Array, y: jax.Array, ids: jax.Array) -> jax.Array:

@@ -1,0 +1,84 @@
+"""Runtime: what changes the speed and not the answer, and how arrays are laid over devices.
+
+Shapes: N examples, W rows of one compiled call.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from robustbench_jax.types import Classifier, UserError
+
+NARROWEST = 8  # a bucket does not shrink below this: narrower ones save nothing and round differently
+
+
+def on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """None: chosen by platform.
+
+    width: examples in one bucket, rounded up to a power of two. chunk: steps between two looks at what is finished.
+    devices: how many local devices share the bucket.
+    """
+
+    width: int | None = None
+    chunk: int | None = None
+    devices: int | None = None
+
+    def __post_init__(self):
+        for name in ("width", "chunk", "devices"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise UserError(f"runtime: {name} = {value!r} must be a whole number of at least 1")
+
+    @property
+    def batch(self) -> int:
+        return power_of_two(self.width or (64 if on_cpu() else 512))
+
+    @property
+    def look(self) -> int:
+        return self.chunk or (1 if on_cpu() else 8)
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The local devices that share the batch axis: the largest power of two of them that was asked for."""
+        local = jax.local_devices()
+        if self.devices is not None and self.devices > len(local):
+            raise UserError(f"runtime: devices = {self.devices}: this machine has {len(local)}")
+        count = 1 << ((self.devices or len(local)).bit_length() - 1)
+        return jax.sharding.Mesh(np.array(local[:count]), ("batch",))
+
+    def fit(self, count: int) -> int:
+        """The width of a bucket for `count` rows."""
+        return min(self.batch, max(power_of_two(count), NARROWEST, self.mesh.size))
+
+
+def placed(model: Classifier, runtime: Runtime, width: int) -> tuple[Classifier, Callable]:
+    """The model on every device of the mesh, and a function that lays arrays [W, ...] over them."""
+    mesh = runtime.mesh
+    if mesh.size == 1 or width % mesh.size:
+        return model, lambda tree: jax.device_put(tree, mesh.devices.flat[0])
+    copy = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    return jax.device_put(model, copy), lambda tree: jax.device_put(tree, split)
+
+
+def by_slices(function: Callable, arrays: list[np.ndarray], width: int) -> Any:
+    """Applies a function to slices of `width` rows, the last one padded with its own last row; joins on the host."""
+    count = len(arrays[0])
+    parts = []
+    for start in range(0, count, width):
+        rows = np.minimum(np.arange(start, start + width), count - 1)
+        parts.append(jax.tree.map(np.asarray, function(*(a[rows] for a in arrays))))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+
+
+def power_of_two(count: int) -> int:
+    """The smallest power of two of at least `count`."""
+    return 1 << max(count - 1, 0).bit_length()
