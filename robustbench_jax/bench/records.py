@@ -34,10 +34,11 @@ class MetricValue(BaseModel):
 
 
 class Timing(BaseModel):
-    """compile_s and run_s are seconds of wall time; evaluations are summed over all examples."""
+    """Seconds of wall time, `stages_s` one for each of the record's stages; evaluations summed over all examples."""
 
     compile_s: float = 0.0
     run_s: float = 0.0
+    stages_s: list[float] = []
     forward_evaluations: int = 0
     gradient_evaluations: int = 0
 
@@ -87,6 +88,8 @@ def record_of(cell: Cell, outcome: Outcome, timing: Timing, provenance: dict[str
     """The record of an outcome: arrays of one number an example go into it, the rest is for `write_arrays`."""
     small = {name: _listed(values) for name, values in outcome.arrays.items() if values.ndim == 1}
     metrics = {name: MetricValue(**vars(metric)) for name, metric in outcome.metrics.items()}
+    stages = [dict(stage) for stage in outcome.stages]
+    timing = timing.model_copy(update={"stages_s": [stage.pop("seconds", 0.0) for stage in stages]})
     return Record(
         id=cell.id,
         cell=cell,
@@ -96,7 +99,7 @@ def record_of(cell: Cell, outcome: Outcome, timing: Timing, provenance: dict[str
         provenance=provenance,
         papers=list(outcome.papers),
         flags=list(outcome.flags),
-        stages=list(outcome.stages),
+        stages=stages,
     )
 
 

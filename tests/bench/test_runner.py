@@ -16,7 +16,7 @@ from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.types import UserError
 
 SHAPE, CLASSES, COUNT = (4, 4, 1), 3, 12
-TIMES = ("stages", "timing", "provenance")
+TIMES = ("timing", "provenance")
 
 
 class Bench:
