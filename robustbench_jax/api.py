@@ -2,7 +2,7 @@
 
 from robustbench_jax.bench.cells import Cell, kind_of_model, make_cell
 from robustbench_jax.bench.records import Record
-from robustbench_jax.bench.runner import run_cell
+from robustbench_jax.bench.runner import run_cell, training_images
 from robustbench_jax.bench.workshop import load_model
 from robustbench_jax.data import checks, load_dataset
 from robustbench_jax.models import zoo
@@ -21,21 +21,25 @@ def attack(
     examples: int | None = None,
     seed: int = 0,
     name: str | None = None,
+    pool: Dataset | None = None,
     runtime: Runtime = Runtime(),
 ) -> Record:
     """Attacks the first `examples` of `data` (None: all) and returns the record.
 
     model: a Classifier, or the name of a trained one. data: a Dataset, or a call string (its test split). attack and
-    budget: call strings. name: what the record calls a Classifier that is not in the zoo.
+    budget: call strings. name: what the record calls a Classifier that is not in the zoo. pool: training images, for
+    attacks that learn from some beforehand; those of `data` where it is a call string.
     Raises UserError for anything that cannot be run, before any long work.
     """
     written = {"attack": attack, "budget": budget, "examples": examples, "seed": seed}
     template = make_cell(model="mlp", dataset="fashion_mnist_mini", **written)
     model, model_text = _model(model, name)
-    data, data_text = _data(data, examples)
+    given, (data, data_text) = data, _data(data, examples)
     check(model, data)
     cell = Cell(**template.model_dump() | {"model": model_text, "dataset": data_text, "defence": "", "recipe": ""})
-    return run_cell(cell, model, data, runtime=runtime)[0]
+    if pool is None and isinstance(given, str):
+        pool = training_images(cell, data)
+    return run_cell(cell, model, data, pool=pool, runtime=runtime)[0]
 
 
 def _model(model: Classifier | str, name: str | None) -> tuple[Classifier, str]:

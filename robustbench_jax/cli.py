@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--out", metavar="DIR", help="results directory (default: runs/NAME)")
     sweep.add_argument("--set", metavar="K=V", action="append", default=[], help="override a key of the file")
     sweep.add_argument("--dry-run", action="store_true", help="print the cells and stop")
+    sweep.add_argument("--save-images", action="store_true", help="draw what each attack did: DIR/images/CELL.png")
 
     attack = verb("attack", _attack, "Attack one model.")
     for name, what in (
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     attack.add_argument("--examples", type=int, metavar="N", help="the first N test images (default: all)")
     attack.add_argument("--seed", type=int, default=0, metavar="S")
     attack.add_argument("--out", metavar="DIR", help="keep the record and the adversarial examples there")
+    attack.add_argument("--save-images", action="store_true", help="draw what it did: DIR/images/CELL.png; needs --out")
     attack.add_argument("--json", action="store_true", help="print the record as JSON")
 
     train = verb("train", _train, "Train a model; a run that was killed goes on from its last checkpoint.")
@@ -118,6 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument(
         "--format", nargs="+", choices=("md", "csv", "tex", "html"), default=["md", "csv", "tex", "html"]
     )
+
+    board.add_argument("--baseline", metavar="MODEL", help="corruptions: the model that mCE is measured against")
 
     catalogue = verb("list", _list, "List what there is, with arguments and defaults.")
     catalogue.add_argument("kind", nargs="?", choices=[*CATALOGUE, "zoo"])
@@ -144,12 +148,18 @@ def _sweep(options: argparse.Namespace) -> int:
     with console.progress() as bars:
         workshop = Workshop(out / "victims", bars.training)
         summary = runner.run_sweep(
-            sweep.cells, out, runtime=sweep.runtime, workshop=workshop, begin=bars.cells(len(sweep.cells))
+            sweep.cells,
+            out,
+            runtime=sweep.runtime,
+            workshop=workshop,
+            pictures=options.save_images,
+            begin=bars.cells(len(sweep.cells)),
         )
     ids = {cell.id for cell in sweep.cells}
     found, damaged = records.read_all(out)
-    written = report.write_reports([record for record in found if record.id in ids], out, sweep.title or sweep.name)
-    console.show([record for record in found if record.id in ids])
+    found, baseline = [record for record in found if record.id in ids], sweep.baseline or None
+    written = report.write_reports(found, out, sweep.title or sweep.name, baseline=baseline)
+    console.show(found, baseline)
     console.say(f"{len(summary.ran)} cells run, {len(summary.kept)} were there already, {len(summary.failed)} failed")
     for line in damaged:
         console.say(f"passed over: {line}")
@@ -160,10 +170,12 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _attack(options: argparse.Namespace) -> int:
-    from robustbench_jax.bench import console, records, runner
+    from robustbench_jax.bench import console, panels, records, runner
     from robustbench_jax.bench.cells import make_cell
     from robustbench_jax.bench.workshop import Workshop
 
+    if options.save_images and not options.out:
+        raise UserError("--save-images: say with --out where")
     cell = make_cell(
         model=options.model,
         dataset=options.dataset,
@@ -179,9 +191,13 @@ def _attack(options: argparse.Namespace) -> int:
         workshop = Workshop(Path(out or "runs", "victims"), bars.training)
         data = workshop.dataset(cell.dataset, cell.split, cell.examples)
         model = workshop.victim(cell)
-        record, outcome = runner.run_cell(cell, model, data, report=bars.cells(1)(0, cell, len(data)))
+        pool = runner.training_images(cell, data, workshop.dataset)
+        record, outcome = runner.run_cell(cell, model, data, pool=pool, report=bars.cells(1)(0, cell, len(data)))
     if out:
         runner.keep(out, record, outcome)
+        picture = panels.save(out, record.id, cell.label(), model, data) if options.save_images else None
+        if picture:
+            console.say(f"written: {picture}")
         console.say(f"written: {out / records.CELLS / record.id}.json")
     if options.json:
         print(record.to_json())
@@ -227,9 +243,10 @@ def _leaderboard(options: argparse.Namespace) -> int:
         console.say(f"passed over: {line}")
     if not found:
         raise UserError(f"{options.results} holds no records")
-    console.show(found)
+    console.show(found, options.baseline)
     title = Path(options.results).absolute().name
-    written = report.write_reports(found, options.out or options.results, title, options.format)
+    out = options.out or options.results
+    written = report.write_reports(found, out, title, options.format, baseline=options.baseline)
     console.say("written: " + ", ".join(map(str, written)))
     return 0
 

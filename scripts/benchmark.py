@@ -2,14 +2,19 @@
 
     pip install -e ".[peers]"
     python scripts/benchmark.py drive [--examples 500] [--steps 100] [--repeats 3]
+    python scripts/benchmark.py autoattack --peers [--examples 500] [--model CALL] [--dataset CALL] [--budget CALL]
 
 drive: PGD through the driver against a plain PGD in PyTorch eager, on the shipped model that survives most of it and
 on the one that it breaks. Repeats alternate between the two programs and medians are compared, so that a machine whose
 speed drifts does not favour either. What one compilation costs is given apart.
+
+autoattack: the standard version against the reference implementation, component by component, on the same two models
+or on a cnn or cnn_a of your own. Ours runs twice: what the first run takes longer is compiling.
 """
 
 import argparse
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +22,8 @@ from importlib.metadata import version
 
 import jax
 import numpy as np
+import reference
+from reference import Part, Verdict
 
 from robustbench_jax.bench.clock import Clock
 from robustbench_jax.bench.workshop import load_model
@@ -25,33 +32,113 @@ from robustbench_jax.data import load_dataset
 from robustbench_jax.keys import stream
 from robustbench_jax.ops import bucket
 from robustbench_jax.ops.drive import drive
-from robustbench_jax.ops.images import as_unit
+from robustbench_jax.ops.judge import classify
 from robustbench_jax.registry import build
 
 MODELS = {"most images survive": "fashion_mnist/linf/pgd_at", "most images break": "fashion_mnist/clean/standard"}
 EPS, STEP = 0.1, 0.01
 KEY = 0
+COLUMNS = ("attacked", "broken", "forwards", "gradients", "seconds")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["drive"])
+    parser.add_argument("what", choices=["drive", "autoattack"])
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peers", action="store_true", help="run the reference as well")
+    parser.add_argument("--model", action="append", help="a model of this package, more than once for several")
+    parser.add_argument("--dataset", default="fashion_mnist_mini")
+    parser.add_argument("--budget", action="append", help="more than once for several")
     options = parser.parse_args()
     use_all_cores()
     print(
         f"{platform.processor() or platform.machine()}, {len(jax.local_devices())} x {jax.devices()[0].device_kind}; "
-        f"Python {platform.python_version()}, jax {version('jax')}, torch {version('torch')}; "
-        f"PGD-{options.steps}, Linf {EPS}, {options.examples} images, median of {options.repeats}"
+        f"Python {platform.python_version()}, jax {version('jax')}, torch {version('torch')}; {options.examples} images"
     )
+    {"drive": compare_drive, "autoattack": compare_autoattack}[options.what](options)
+
+
+def compare_drive(options: argparse.Namespace) -> None:
+    print(f"PGD-{options.steps}, Linf {EPS}, median of {options.repeats}")
     print(
         "| model | PyTorch eager, s | robustbench_jax, s | PyTorch / ours | compiling, s | robust, PyTorch "
         "| robust, ours | same verdict |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     )
     for what, name in MODELS.items():
-        print(row(what, name, options))
+        print(row(what, name, options), flush=True)
+
+
+def compare_autoattack(options: argparse.Namespace) -> None:
+    data = load_dataset(options.dataset, limit=options.examples)
+    for name in options.model or MODELS.values():
+        for text in options.budget or [f"linf({EPS})"]:
+            model, budget = load_model(name), build("budget", text)
+            print(f"\n{name}, {text}, {len(data)} images of {data.name}")
+            first = autoattack(model, budget, data)
+            ours = autoattack(model, budget, data)
+            memory = peak_memory()
+            print(f"compiling {total(first) - total(ours):.1f} s; memory at most {memory:.2f} GiB")
+            if options.peers:
+                theirs = reference.autoattack(model, data, budget.registered[1], float(budget.eps))
+                print(f"memory with the reference at most {peak_memory():.2f} GiB")
+                print(table(ours, theirs), flush=True)
+            else:
+                print(f"robust {ours.robust.mean():.3f}\n{parts_table(ours)}", flush=True)
+
+
+def autoattack(model, budget, data) -> Verdict:
+    right = classify(model, data.x) == data.y
+    ids = np.flatnonzero(right)
+    found = drive(jax.random.key(KEY), build("attack", "autoattack"), model, budget, data.x[ids], data.y[ids], ids=ids)
+    robust = right.copy()
+    robust[ids] = ~found.success
+    parts = {stage.attack: Part(*(getattr(stage, column) for column in COLUMNS)) for stage in found.stages}
+    return Verdict(robust, parts)
+
+
+def table(ours: Verdict, theirs: Verdict) -> str:
+    lines = [
+        "| component | images, reference | broken | forwards | gradients | s | images, ours | broken | forwards "
+        "| gradients | s | reference / ours |\n|" + " --- |" + " ---: |" * 11
+    ]
+    for name in theirs.parts:
+        a, b = theirs.parts[name], ours.parts.get(name, Part())
+        ratio = f"{a.seconds / b.seconds:.1f}" if b.seconds else ""
+        lines.append(f"| {name} | {columns(a)} | {columns(b)} | {ratio} |")
+    lines.append(f"| all | {columns(whole(theirs))} | {columns(whole(ours))} | {total(theirs) / total(ours):.1f} |")
+    lines.append(
+        f"robust accuracy {theirs.robust.mean():.4f} by the reference, {ours.robust.mean():.4f} by ours; the same "
+        f"verdict on {np.mean(theirs.robust == ours.robust):.1%}"
+    )
+    return "\n".join(lines)
+
+
+def parts_table(found: Verdict) -> str:
+    lines = ["| component | images | broken | forwards | gradients | s |\n|" + " --- |" + " ---: |" * 5]
+    lines += [f"| {name} | {columns(part)} |" for name, part in found.parts.items()]
+    return "\n".join([*lines, f"| all | {columns(whole(found))} |"])
+
+
+def columns(part: Part) -> str:
+    counts = (part.attacked, part.broken, part.forwards, part.gradients)
+    return " | ".join([*(f"{count:,}" for count in counts), f"{part.seconds:.1f}"])
+
+
+def whole(found: Verdict) -> Part:
+    parts = list(found.parts.values())
+    sums = {column: sum(getattr(part, column) for part in parts) for column in COLUMNS[1:]}
+    return Part(attacked=max(part.attacked for part in parts), **sums)
+
+
+def total(found: Verdict) -> float:
+    return sum(part.seconds for part in found.parts.values())
+
+
+def peak_memory() -> float:
+    """GiB that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def row(what: str, name: str, options: argparse.Namespace) -> str:
@@ -69,7 +156,9 @@ def row(what: str, name: str, options: argparse.Namespace) -> str:
 
     with Clock() as first:
         ours()
-    seconds, robust = alternate({"torch": torch_pgd(model, data, starts, options.steps), "ours": ours}, options.repeats)
+    seconds, robust = alternate(
+        {"torch": reference.torch_pgd(model, data, starts, options.steps, EPS, STEP), "ours": ours}, options.repeats
+    )
     same = np.mean(robust["torch"] == robust["ours"])
     return (
         f"| {what}: {name} | {seconds['torch']:.2f} | {seconds['ours']:.2f} | {seconds['torch'] / seconds['ours']:.1f} "
@@ -87,59 +176,6 @@ def alternate(programs: dict[str, Callable], repeats: int) -> tuple[dict[str, fl
             if repeat:
                 times[name].append(time.perf_counter() - began)
     return {name: statistics.median(values) for name, values in times.items()}, results
-
-
-def torch_pgd(model, data, starts: np.ndarray, steps: int) -> Callable[[], np.ndarray]:
-    """The same attack as anybody would write it in PyTorch: one batch, a gradient of the input alone, no early end.
-
-    An image counts as robust if the model is right at the end of the path.
-    """
-    import torch
-
-    forward = torch_cnn(model)
-    x0, start = (torch.tensor(np.moveaxis(a, -1, 1).copy()) for a in (as_unit(data.x), starts))
-    y = torch.tensor(data.y.astype(np.int64))
-
-    def run() -> np.ndarray:
-        x = start.clone()
-        for _ in range(steps):
-            x.requires_grad_(True)
-            loss = torch.nn.functional.cross_entropy(forward(x), y, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, x)
-            x = x.detach() + STEP * gradient.sign()
-            x = torch.clamp(torch.minimum(torch.maximum(x, x0 - EPS), x0 + EPS), 0, 1)
-        with torch.no_grad():
-            return (forward(x).argmax(1) == y).numpy()
-
-    return run
-
-
-def torch_cnn(model) -> Callable:
-    """The cnn architecture of this package in PyTorch, with the model's weights."""
-    import torch
-
-    weights = {name: np.array(value) for name, value in model.params.items()}
-    convolutions = sorted({int(name.split("/")[1]) for name in weights if name.startswith("convolutions/")})
-    strides = (1, 2, 2)
-    filters = [
-        (
-            torch.tensor(weights[f"convolutions/{i}/kernel"].transpose(3, 2, 0, 1).copy()),
-            torch.tensor(weights[f"convolutions/{i}/bias"]),
-            strides[i],
-        )
-        for i in convolutions
-    ]
-    channels = filters[-1][0].shape[0]
-    last = weights["dense/0/kernel"].reshape(-1, channels, weights["dense/0/kernel"].shape[-1])
-    first = torch.tensor(last.transpose(1, 0, 2).reshape(-1, last.shape[-1]).copy())  # rows in channels-first order
-    head = [torch.tensor(weights[name]) for name in ("dense/0/bias", "head/kernel", "head/bias")]
-
-    def forward(x):
-        for kernel, bias, stride in filters:
-            x = torch.relu(torch.nn.functional.conv2d(x, kernel, bias, stride=stride, padding=1))
-        return torch.relu(x.flatten(1) @ first + head[0]) @ head[1] + head[2]
-
-    return forward
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Sweep files: TOML to cells.
 
 title = "..."                 expected = "what should come out"      duration = "how long it takes"
+baseline = "MODEL"            # corruptions only: what mCE is measured against
 [[sweep]]                     # a list is an axis, a table is the product of its axes
 model = ["fashion_mnist/clean/standard", "fashion_mnist/linf/pgd_at"]
 attack = "pgd(steps=40)"
@@ -19,18 +20,22 @@ from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.registry import nearest
 from robustbench_jax.types import UserError
 
-TEXTS = ("title", "expected", "duration")
+TEXTS = ("title", "expected", "duration", "baseline")
 RUNTIME = tuple(field.name for field in fields(Runtime))
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """name: of the file; title, expected and duration: what the file says of itself; cells in the file's order."""
+    """name: of the file; title, expected and duration: what the file says of itself; cells in the file's order.
+
+    baseline: the model that corruption errors are measured against, as tables show it; empty for none.
+    """
 
     name: str
     title: str
     expected: str
     duration: str
+    baseline: str
     cells: tuple[Cell, ...]
     runtime: Runtime
 

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from robustbench_jax.bench import report
+from robustbench_jax.bench import corruption_report, corruption_table, report
 from robustbench_jax.bench.cells import Cell
 from robustbench_jax.bench.leaderboard import alarms, tables
 from robustbench_jax.bench.records import Record
@@ -101,12 +101,18 @@ def say(text: str) -> None:
     err.print(text, markup=False, soft_wrap=True)
 
 
-def show(records: list[Record]) -> None:
-    """The leaderboard on the terminal, with its alarms."""
+def show(records: list[Record], baseline: str | None = None) -> None:
+    """The leaderboard on the terminal, with its alarms; of the corruption table the models and the corruptions."""
     for board in tables(records):
         err.print(report.terminal(board))
-    for warning in alarms(records):
+    for board in corruption_table.boards(records, baseline):
+        for sheet in corruption_report.sheets(board)[:2]:
+            err.print(corruption_report.terminal(sheet))
+    for warning in alarms(records) + corruption_table.alarms(records):
         say(f"ALARM {warning}")
+    for record in records:
+        for flag in record.flags:
+            say(f"FLAG {record.cell.label()}: {flag}")
 
 
 def show_record(record: Record) -> None:
@@ -119,11 +125,26 @@ def show_record(record: Record) -> None:
         interval = f"{m.low:.4g} – {m.high:.4g}" if known and m.low is not None else "–"
         table.add_row(name.replace("_", " "), f"{m.value:.4g}" if known else "–", interval, str(m.n))
     err.print(table)
+    if record.stages:
+        err.print(_stages(record))
+    for flag in record.flags:
+        say(f"FLAG {flag}")
     t = record.timing
     say(
         f"{t.run_s:.1f} s, and {t.compile_s:.1f} s compiling; {t.forward_evaluations:,} forward and "
         f"{t.gradient_evaluations:,} gradient evaluations"
     )
+
+
+def _stages(record: Record) -> Table:
+    """What each attack of a cascade saw, broke and cost."""
+    table = Table(header_style="bold")
+    for head in ("stage", "images", "broken", "forwards", "gradients", "s"):
+        table.add_column(head, justify="left" if head == "stage" else "right")
+    for stage, seconds in zip(record.stages, record.timing.stages_s, strict=False):
+        counts = (f"{stage[key]:,}" for key in ("attacked", "broken", "forwards", "gradients"))
+        table.add_row(stage["attack"], *counts, f"{seconds:.1f}")
+    return table
 
 
 def catalogue(what: str, kind: str | None) -> None:

@@ -8,7 +8,7 @@ an upper bound of its worst case: it stands below the ranked rows and has no ran
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -55,47 +55,10 @@ class Table:
     rows: list[Row]
 
 
-@dataclass
-class Point:
-    """One point of a robustness curve: robust accuracy at a radius."""
-
-    eps: float
-    metric: MetricValue
-
-
-@dataclass
-class Curve:
-    """Robust accuracy of one model against the radius, under one attack in one kind of ball; eps = 0 is clean."""
-
-    model: str
-    attack: str
-    ball: str
-    dataset: str
-    points: list[Point] = field(default_factory=list)
-
-
 def tables(records: Iterable[Record]) -> list[Table]:
-    """All tables, by dataset, then ball, then radius."""
-    made = [_table(group) for group in _grouped(records, lambda cell: (*_images(cell), cell.budget))]
-    return sorted(made, key=lambda table: (table.dataset, *_radius(table.rows[0].records[0].cell.budget), table.title))
-
-
-def curves(records: Iterable[Record]) -> list[Curve]:
-    """Curves with at least two radii, each from clean accuracy on."""
-    found: dict[tuple, Curve] = {}
-    for record in records:
-        cell = record.cell
-        ball, eps = _radius(cell.budget)
-        if record.status != "ok" or eps is None:
-            continue
-        key = (*_images(cell), *_model(cell), cell.attack, ball)
-        if key not in found:
-            clean = Point(0.0, record.metrics["clean_accuracy"])
-            found[key] = Curve(name(cell), cell.show("attack"), ball, cell.show("dataset"), [clean])
-        found[key].points.append(Point(eps, record.metrics["robust_accuracy"]))
-    for curve in found.values():
-        curve.points.sort(key=lambda point: point.eps)
-    return [curve for curve in found.values() if len(curve.points) > 2]
+    """All tables, by dataset, then ball, then radius; of evasion alone (corruptions: bench/corruption_table.py)."""
+    made = [_table(group) for group in _grouped(of_evasion(records), lambda cell: (*images(cell), cell.budget))]
+    return sorted(made, key=lambda table: (table.dataset, *radius(table.rows[0].records[0].cell.budget), table.title))
 
 
 def alarms(records: Iterable[Record]) -> list[str]:
@@ -104,7 +67,7 @@ def alarms(records: Iterable[Record]) -> list[str]:
     More images robust than right; one row of several images or weights; robust accuracy that rises with the radius, or
     lies above that of random noise, by more than chance (McNemar at the 5% level over all such comparisons together).
     """
-    done = [record for record in records if record.status == "ok"]
+    done = [record for record in of_evasion(records) if record.status == "ok"]
     return [*_impossible(done), *_mixed(done), *_by_more_than_chance([*_along_the_radius(done), *_against_noise(done)])]
 
 
@@ -112,6 +75,11 @@ def name(cell: Cell) -> str:
     """The model and how it was trained; the recipe only where it is not the default one."""
     recipe = cell.show("recipe")
     return cell.victim + (f" + {recipe}" if recipe not in ("", "sgd") else "")
+
+
+def of_evasion(records: Iterable[Record]) -> list[Record]:
+    """Those that tables of robust accuracy are made of."""
+    return [record for record in records if record.cell.threat == "evasion"]
 
 
 def _impossible(done: list[Record]) -> list[str]:
@@ -123,7 +91,7 @@ def _impossible(done: list[Record]) -> list[str]:
 
 
 def _mixed(done: list[Record]) -> list[str]:
-    groups = _grouped(done, lambda cell: (*_images(cell), *_model(cell), cell.budget))
+    groups = _grouped(done, lambda cell: (*images(cell), *victim(cell), cell.budget))
     return [
         f"{name(group[0].cell)} · {group[0].cell.show('budget')}: its records are of different images or weights, so "
         "there is no worst case; run the sweep again"
@@ -134,10 +102,10 @@ def _mixed(done: list[Record]) -> list[str]:
 
 def _along_the_radius(done: list[Record]) -> list[tuple[McNemar, str]]:
     """Each radius (a) against the next smaller one (b): a should not be true more often."""
-    measured = [record for record in done if _radius(record.cell.budget)[1] is not None]
+    measured = [record for record in done if radius(record.cell.budget)[1] is not None]
     found = []
-    for group in _grouped(measured, lambda c: (*_images(c), *_model(c), c.attack, _radius(c.budget)[0])):
-        group.sort(key=lambda record: _radius(record.cell.budget)[1])
+    for group in _grouped(measured, lambda c: (*images(c), *victim(c), c.attack, radius(c.budget)[0])):
+        group.sort(key=lambda record: radius(record.cell.budget)[1])
         for small, large in zip(group, group[1:], strict=False):
             if _comparable([small, large]):
                 test = mcnemar(_array(large, "robust"), _array(small, "robust"))
@@ -149,7 +117,7 @@ def _along_the_radius(done: list[Record]) -> list[tuple[McNemar, str]]:
 def _against_noise(done: list[Record]) -> list[tuple[McNemar, str]]:
     """Each attack that uses gradients (a) against random noise (b) in the same budget."""
     found = []
-    for group in _grouped(done, lambda cell: (*_images(cell), *_model(cell), cell.budget)):
+    for group in _grouped(done, lambda cell: (*images(cell), *victim(cell), cell.budget)):
         noise = [record for record in group if parse(record.cell.attack).name == CONTROL]
         informed = [record for record in group if _uses_gradients(record.cell)]
         for attack, control in ((a, b) for a in informed for b in noise if _comparable([a, b])):
@@ -170,7 +138,7 @@ def _by_more_than_chance(tests: list[tuple[McNemar, str]]) -> list[str]:
 def _table(group: list[Record]) -> Table:
     cell = group[0].cell
     attacks = _from_weakest(group)
-    rows = [_row(attacks, found) for found in _grouped(group, _model)]
+    rows = [_row(attacks, found) for found in _grouped(group, victim)]
     rows.sort(key=lambda row: (not row.complete, -(row.worst.value if row.worst else -1), row.model))
     _rank(rows)
     n = max((row.worst.n for row in rows if row.worst), default=0)
@@ -219,11 +187,13 @@ def _grouped(records: Iterable[Record], key: Callable[[Cell], tuple]) -> list[li
     return list(groups.values())
 
 
-def _images(cell: Cell) -> tuple:
+def images(cell: Cell) -> tuple:
+    """What names the images of a cell."""
     return cell.threat, cell.dataset, cell.split, cell.examples, cell.seed
 
 
-def _model(cell: Cell) -> tuple:
+def victim(cell: Cell) -> tuple:
+    """What names the model of a cell."""
     return cell.model, cell.defence, cell.recipe
 
 
@@ -246,7 +216,7 @@ def _uses_gradients(cell: Cell) -> bool:
         return False
 
 
-def _radius(budget: str) -> tuple[str, float | None]:
+def radius(budget: str) -> tuple[str, float | None]:
     """The kind of ball and its radius; ("", None) for budgets that have none."""
     try:
         ball = build("budget", budget)

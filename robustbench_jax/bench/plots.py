@@ -1,16 +1,17 @@
-"""Robustness curves: robust accuracy against the radius, with 95% bands, as PNG and SVG bytes."""
+"""Robustness curves: robust accuracy against radius or queries, with 95% bands, as PNG and SVG bytes."""
 
 import io
 
-from robustbench_jax.bench.leaderboard import Curve
+from robustbench_jax.bench.curves import Curve
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito, 2008
 MARKS = "osD^vP*"
+FEW = 12  # points up to which each gets its mark
 AXES = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$", "l0": r"$\ell_0$"}
 
 
 def curves(lines: list[Curve]) -> dict[str, bytes]:
-    """One panel for each (dataset, ball, attack); a model has one colour and mark in all of them."""
+    """One panel for each (dataset, axis, attack, budget); a model has one colour and mark in all of them."""
     import matplotlib
 
     style = {
@@ -38,7 +39,7 @@ def _figure(lines: list[Curve]):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = list(dict.fromkeys((line.dataset, line.ball, line.attack) for line in lines))
+    panels = list(dict.fromkeys(map(_place, lines)))
     models = list(dict.fromkeys(line.model for line in lines))
     wide = min(len(panels), 3)
     high = -(-len(panels) // wide)
@@ -46,7 +47,7 @@ def _figure(lines: list[Curve]):
     FigureCanvasAgg(figure)
     axes = figure.subplots(high, wide, sharey=True, squeeze=False)
     for axis, panel in zip(axes.flat, panels, strict=False):
-        _panel(axis, panel, [line for line in lines if (line.dataset, line.ball, line.attack) == panel], models)
+        _panel(axis, panel, [line for line in lines if _place(line) == panel], models)
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_visible(False)
     for axis in axes[:, 0]:
@@ -56,17 +57,33 @@ def _figure(lines: list[Curve]):
     return figure
 
 
-def _panel(axis, panel: tuple[str, str, str], lines: list[Curve], models: list[str]) -> None:
-    dataset, ball, attack = panel
+def _place(line: Curve) -> tuple[str, str, str, str]:
+    return line.dataset, line.axis, line.attack, line.budget
+
+
+def _panel(axis, panel: tuple[str, str, str, str], lines: list[Curve], models: list[str]) -> None:
+    dataset, along, attack, budget = panel
     for line in lines:
         colour, mark = (choices[models.index(line.model) % 7] for choices in (COLOURS, MARKS))
-        x = [point.eps for point in line.points]
+        x = [point.at for point in line.points]
         value, low, high = (
             [100 * getattr(point.metric, name) for point in line.points] for name in ("value", "low", "high")
         )
         axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        axis.plot(x, value, color=colour, marker=mark, markersize=4, linewidth=1.5, label=line.model)
+        axis.plot(
+            x,
+            value,
+            color=colour,
+            marker=mark if len(x) <= FEW else None,
+            markersize=4,
+            linewidth=1.5,
+            label=line.model,
+        )
     axis.set_title(attack, fontsize=9, family="monospace", loc="left")
-    axis.set_xlabel(f"eps, {AXES.get(ball, ball)} · {dataset}")
     axis.set_ylim(-2, 102)
-    axis.set_xlim(left=0)
+    if along == "queries":
+        axis.set_xscale("log")
+        axis.set_xlabel(f"queries, {budget} · {dataset}")
+    else:
+        axis.set_xlim(left=0)
+        axis.set_xlabel(f"eps, {AXES.get(along, along)} · {dataset}")

@@ -19,7 +19,10 @@ from robustbench_jax.bench.cells import Cell
 from robustbench_jax.types import Outcome, UserError
 
 SCHEMA = 1
-METRICS, PER_EXAMPLE = ("clean_accuracy", "robust_accuracy"), ("clean_correct", "robust")  # what tables read
+READ = {  # what tables read of each threat: metrics, the last of them of all examples, and arrays
+    "evasion": (("clean_accuracy", "robust_accuracy"), ("clean_correct", "robust")),
+    "corruption": (("corrupted_accuracy",), ("clean_correct", "robust")),
+}
 CELLS, ARRAYS = "cells", "arrays"
 
 
@@ -63,15 +66,16 @@ class Record(BaseModel):
 
     @model_validator(mode="after")
     def _has_what_tables_read(self) -> "Record":
-        if self.status != "ok" or self.cell.threat != "evasion":
+        if self.status != "ok" or self.cell.threat not in READ:
             return self
-        missing = [key for key in METRICS if key not in self.metrics]
-        missing += [key for key in PER_EXAMPLE if key not in self.per_example]
+        metrics, arrays = READ[self.cell.threat]
+        missing = [key for key in metrics if key not in self.metrics]
+        missing += [key for key in arrays if key not in self.per_example]
         if missing:
             raise ValueError(f"it is ok and lacks {', '.join(missing)}")
         lengths = {len(values) for values in self.per_example.values()}
-        if lengths != {self.metrics["robust_accuracy"].n}:
-            raise ValueError(f"per_example has {sorted(lengths)} values, n = {self.metrics['robust_accuracy'].n}")
+        if lengths != {self.metrics[metrics[-1]].n}:
+            raise ValueError(f"per_example has {sorted(lengths)} values, n = {self.metrics[metrics[-1]].n}")
         return self
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""Leaderboard files: Markdown, CSV, LaTeX and one self-contained HTML page, with robustness curves as PNG and SVG.
+"""Leaderboard files: Markdown, CSV, LaTeX and one self-contained HTML page, with curves as PNG and SVG.
 
 Everything is a function of records: the same records give the same bytes.
 """
@@ -6,12 +6,14 @@ Everything is a function of records: the same records give the same bytes.
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
-from robustbench_jax.bench import plots
-from robustbench_jax.bench.leaderboard import Curve, Row, Table, alarms, curves, tables
+from robustbench_jax.bench import corruption_report, corruption_table, plots
+from robustbench_jax.bench.corruption_report import Sheet
+from robustbench_jax.bench.curves import Curve, along_eps, along_queries
+from robustbench_jax.bench.leaderboard import Row, Table, alarms, tables
 from robustbench_jax.bench.records import MetricValue, Record, write_whole
 from robustbench_jax.metrics import DEFINITIONS
 
@@ -22,6 +24,7 @@ NOTE = (
     "p: McNemar's exact test of the worst case against the row above; rows share a rank where p ≥ 0.05. "
     "≤: an attack of the table failed or is missing, so the row has only a bound and no rank."
 )
+CAPTIONS = {"curves": "Robust accuracy against eps", "queries": "Robust accuracy against queries"}
 CSV_HEAD = (
     *("threat", "dataset", "split", "examples", "model", "defence", "recipe", "attack", "budget", "seed"),
     *("status", "metric", "value", "low", "high", "n", "cell"),
@@ -38,28 +41,50 @@ TEX = {
 }
 
 
-def write_reports(records: list[Record], out: str | Path, title: str, formats: Iterable[str] = FORMATS) -> list[Path]:
-    """Writes the leaderboard in each format, and the curves, into `out`; returns the paths."""
-    boards, lines, warnings = tables(records), curves(records), alarms(records)
-    pictures = plots.curves([_plain(line) for line in lines]) if lines else {}
+def write_reports(
+    records: list[Record],
+    out: str | Path,
+    title: str,
+    formats: Iterable[str] = FORMATS,
+    *,
+    baseline: str | None = None,
+) -> list[Path]:
+    """Writes the leaderboard in each format, and the curves, into `out`; returns the paths.
+
+    Corruptions come after it, and in a CSV file of their own. baseline: the model that mCE is measured against.
+    """
+    boards, warnings = tables(records), alarms(records) + corruption_table.alarms(records)
+    corrupted = corruption_table.boards(records, baseline)
+    pages = [sheet for board in corrupted for sheet in corruption_report.sheets(board)]
+    lines = {"curves": along_eps(records), "queries": along_queries(records)}
+    pictures = {name: plots.curves([_plain(line) for line in found]) for name, found in lines.items() if found}
     texts = {
-        "md": lambda: markdown(boards, title, warnings, bool(pictures)),
+        "md": lambda: markdown(boards, title, warnings, list(pictures), pages, flags(records)),
         "csv": lambda: table_csv(records),
-        "tex": lambda: latex(boards),
-        "html": lambda: html(boards, records, title, warnings, pictures.get("svg")),
+        "tex": lambda: latex(boards, pages),
+        "html": lambda: html(boards, records, title, warnings, pictures, pages),
     }
+    files = [(NAMES[f], texts[f]().encode()) for f in formats]
+    files += [(f"{name}.{kind}", picture) for name, kinds in pictures.items() for kind, picture in kinds.items()]
+    if corrupted and "csv" in formats:
+        files.append(("corruptions.csv", corruption_report.table_csv(corrupted).encode()))
     written = []
-    for name, content in [(NAMES[f], texts[f]().encode()) for f in formats] + [
-        (f"curves.{kind}", picture) for kind, picture in pictures.items()
-    ]:
+    for name, content in files:
         path = Path(out, name)
         write_whole(path, lambda file, content=content: file.write(content))
         written.append(path)
     return written
 
 
-def markdown(boards: list[Table], title: str, warnings: list[str], picture: bool) -> str:
-    lines = [f"# {title}", "", NOTE, ""]
+def markdown(
+    boards: list[Table],
+    title: str,
+    warnings: list[str],
+    pictures: Sequence[str] = (),
+    pages: Sequence[Sheet] = (),
+    doubts: Sequence[str] = (),
+) -> str:
+    lines = [f"# {title}", "", *([NOTE, ""] if boards or not pages else [])]
     for board in boards:
         head = ["Rank", "Model", "Clean", *(f"`{name}`" for name in board.attacks), "Worst case", "p vs above"]
         lines += [
@@ -71,8 +96,11 @@ def markdown(boards: list[Table], title: str, warnings: list[str], picture: bool
             _bar(["---:", ":---"] + ["---:"] * (len(head) - 2)),
         ]
         lines += [_bar([row.rank, f"`{row.model}`", *_cells(board, row)]) for row in board.rows] + [""]
-    lines += ["![Robust accuracy against eps](curves.png)", ""] if picture else []
+    for picture in pictures:
+        lines += [f"![{CAPTIONS[picture]}]({picture}.png)", ""]
+    lines += [corruption_report.markdown(pages)] if pages else []
     lines += ["## Alarms", "", *(f"- {warning}" for warning in warnings), ""] if warnings else []
+    lines += ["## Flags", "", *(f"- {doubt}" for doubt in doubts), ""] if doubts else []
     return "\n".join(lines)
 
 
@@ -91,7 +119,7 @@ def table_csv(records: list[Record]) -> str:
     return file.getvalue()
 
 
-def latex(boards: list[Table]) -> str:
+def latex(boards: list[Table], pages: Sequence[Sheet] = ()) -> str:
     r"""One booktabs table a threat model; needs \usepackage{booktabs}."""
     parts = ["% \\usepackage{booktabs}"]
     for board in boards:
@@ -117,10 +145,17 @@ def latex(boards: list[Table]) -> str:
             r"\end{tabular}",
             r"\end{table}",
         ]
-    return "\n".join(parts) + "\n"
+    return "\n".join(parts) + "\n" + (corruption_report.latex(pages, _tex) if pages else "")
 
 
-def html(boards: list[Table], records: list[Record], title: str, warnings: list[str], svg: bytes | None) -> str:
+def html(
+    boards: list[Table],
+    records: list[Record],
+    title: str,
+    warnings: list[str],
+    pictures: dict[str, dict[str, bytes]],
+    pages: Sequence[Sheet] = (),
+) -> str:
     """One page without any outside file: tables that sort, the curves, what each row was made with."""
     import jinja2
 
@@ -138,12 +173,20 @@ def html(boards: list[Table], records: list[Record], title: str, warnings: list[
         title=title,
         boards=boards,
         warnings=warnings,
-        svg=_inline(svg) if svg else "",
-        note=NOTE,
+        pictures=[(CAPTIONS[name], _inline(kinds["svg"])) for name, kinds in pictures.items()],
+        note=NOTE if boards or not pages else "",
+        pages=pages,
+        pages_note=corruption_report.NOTE,
         definitions=DEFINITIONS,
+        flags=flags(records),
         seconds=seconds,
         count=len(records),
     )
+
+
+def flags(records: list[Record]) -> list[str]:
+    """What casts doubt on single results, a line each."""
+    return [f"{record.cell.label()}: {flag}" for record in records for flag in record.flags]
 
 
 def made_with(records: list[Record]) -> dict[str, str]:

@@ -13,12 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from robustbench_jax.bench import records
+from robustbench_jax.bench import panels, records
 from robustbench_jax.bench.cells import Cell
 from robustbench_jax.bench.clock import Clock
 from robustbench_jax.bench.provenance import provenance
 from robustbench_jax.bench.records import Record, Timing
 from robustbench_jax.bench.workshop import Workshop
+from robustbench_jax.data import load_dataset
 from robustbench_jax.models.files import digest
 from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.registry import build, entry, parse
@@ -37,10 +38,19 @@ class Summary:
 
 
 def run_cell(
-    cell: Cell, model: Classifier, data: Dataset, *, runtime: Runtime = Runtime(), report: Report = lambda settled: None
+    cell: Cell,
+    model: Classifier,
+    data: Dataset,
+    *,
+    pool: Dataset | None = None,
+    runtime: Runtime = Runtime(),
+    report: Report = lambda settled: None,
 ) -> tuple[Record, Outcome]:
-    """Runs the threat's procedure on things that are already made."""
+    """Runs the threat's procedure on things that are already made. pool: see `training_images`."""
     made = provenance(data=data.digest, weights=_digest(model), seed=cell.seed)
+    learnt = {} if pool is None else {"pool": pool}
+    if pool is not None:
+        made["pool"] = pool.digest
     with Clock() as clock:
         outcome = entry("threat", cell.threat).make(
             jax.random.key(cell.seed),
@@ -50,10 +60,27 @@ def run_cell(
             build("budget", cell.budget),
             runtime=runtime,
             report=report,
+            **learnt,
         )
     timing = Timing(compile_s=round(clock.compile_s, 3), run_s=round(clock.run_s, 3), **outcome.counts)
     record = records.record_of(cell, outcome, timing, made)
     return record.model_copy(update={"papers": papers(cell)}), outcome
+
+
+def training_images(cell: Cell, data: Dataset, load: Callable[..., Dataset] = load_dataset) -> Dataset | None:
+    """What the cell's attack may learn from beforehand: None where it learns nothing, or where the dataset has no
+    other images than those that are attacked.
+    """
+    if cell.threat != "evasion":
+        return None
+    stages = build("attack", cell.attack).stages(build("budget", cell.budget))
+    if not any(stage.prepares for stage in stages):
+        return None
+    try:
+        pool = load(cell.dataset, "train", None)
+    except UserError:
+        return None
+    return None if np.array_equal(pool.x[: len(data)], data.x) else pool
 
 
 def run_sweep(
@@ -62,9 +89,13 @@ def run_sweep(
     *,
     runtime: Runtime,
     workshop: Workshop,
+    pictures: bool = False,
     begin: Callable[[int, Cell, int], Report] = lambda number, cell, examples: lambda settled: None,
 ) -> Summary:
-    """Runs what is missing of `cells` into the directory `out`. `begin` is told of each cell and gives its report."""
+    """Runs what is missing of `cells` into the directory `out`. `begin` is told of each cell and gives its report.
+
+    pictures: draw a panel of every cell, also of those whose record was there already (bench/panels.py).
+    """
     summary = Summary()
     have = {record.id: record for record in records.read_all(out)[0]} if Path(out, records.CELLS).is_dir() else {}
     for number, cell in enumerate(cells):
@@ -75,10 +106,16 @@ def run_sweep(
             if known and _still_true(known, model, data):
                 summary.kept.append(cell)
                 begin(number, cell, len(data))(len(data))
+                if pictures:
+                    panels.save(out, cell.id, cell.label(), model, data)
                 continue
             known = None
-            record, outcome = run_cell(cell, model, data, runtime=runtime, report=begin(number, cell, len(data)))
+            pool = training_images(cell, data, workshop.dataset)
+            report = begin(number, cell, len(data))
+            record, outcome = run_cell(cell, model, data, pool=pool, runtime=runtime, report=report)
             keep(out, record, outcome)
+            if pictures:
+                panels.save(out, cell.id, cell.label(), model, data)
             summary.ran.append(cell)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

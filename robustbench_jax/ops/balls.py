@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from robustbench_jax.ops.sums import inner, total
 from robustbench_jax.registry import register
 from robustbench_jax.types import UserError, record
 
@@ -116,7 +117,7 @@ class L1(Ball):
     p = 1
 
     def size(self, delta: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.abs(delta))
+        return total(jnp.abs(delta))
 
     def project(self, x: jax.Array, z: jax.Array) -> jax.Array:
         """clip(x + soft_threshold(z - x, t)) with the smallest t of at least 0 that stays in the ball."""
@@ -136,8 +137,8 @@ class L1(Ball):
         PGD of 40 steps at eps = 8 on a Fashion-MNIST CNN leaves 22% of 128 images robust with one entry, 6% with
         1% of them, 16% with 10%.
         """
-        top = jnp.where(_largest(jnp.abs(g), max(g.size // 100, 1)), jnp.sign(g), 0.0)
-        return top / jnp.maximum(jnp.sum(jnp.abs(top)), 1.0)
+        top = jnp.where(largest(jnp.abs(g), max(g.size // 100, 1)), jnp.sign(g), 0.0)
+        return top / jnp.maximum(total(jnp.abs(top)), 1.0)
 
     def along(self, x: jax.Array, z: jax.Array, g: jax.Array, fraction: Any) -> jax.Array:
         """As every ball, but entries that the box blocks do not take part in choosing the direction."""
@@ -154,13 +155,13 @@ class L0(Ball):
     p = 0
 
     def size(self, delta: jax.Array) -> jax.Array:
-        return jnp.sum(delta != 0).astype(jnp.float32)
+        return total(delta != 0)
 
     def project(self, x: jax.Array, z: jax.Array) -> jax.Array:
         """Keeps the eps entries whose keeping brings the result nearest to z; ties go to the first."""
         inside = jnp.clip(z, 0.0, 1.0)
         gain = (z - x) ** 2 - (z - inside) ** 2
-        nearest = jnp.where(_largest(gain, jnp.floor(self.eps)), inside, x)
+        nearest = jnp.where(largest(gain, jnp.floor(self.eps)), inside, x)
         return jnp.where(self.size(inside - x) <= self.eps, inside, nearest)
 
     def sample(self, key: jax.Array, x: jax.Array) -> jax.Array:
@@ -173,7 +174,7 @@ class L0(Ball):
         """g / ||g||_1, the step of PGD-0 (Croce & Hein, ICCV 2019, arXiv:1909.05040)."""
         largest = jnp.max(jnp.abs(g))
         scaled = g / jnp.where(largest > 0, largest, 1.0)
-        return scaled / jnp.maximum(jnp.sum(jnp.abs(scaled)), 1.0)
+        return scaled / jnp.maximum(total(jnp.abs(scaled)), 1.0)
 
     def along(self, x: jax.Array, z: jax.Array, g: jax.Array, fraction: Any) -> jax.Array:
         """A step of 10 * fraction for the average entry, whatever eps is: a ball that counts has no length.
@@ -186,17 +187,17 @@ class L0(Ball):
 
 
 def _norm(delta: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(delta * delta))
+    return jnp.sqrt(inner(delta, delta))
 
 
-def _largest(sizes: jax.Array, k: Any) -> jax.Array:
+def largest(sizes: jax.Array, k: Any) -> jax.Array:
     """True at the k largest of sizes [D] >= 0, ties to the first. Bisects the bits, ordered as the floats."""
     bits = jax.lax.bitcast_convert_type(sizes.ravel().astype(jnp.float32), jnp.int32)
 
     def halve(_, bounds):
         low, high = bounds
         middle = low + (high - low) // 2
-        enough = jnp.sum(bits >= middle) >= k
+        enough = total(bits >= middle) >= k
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
     last, _ = jax.lax.fori_loop(0, 31, halve, (jnp.int32(0), jnp.int32(jnp.iinfo(jnp.int32).max)))

@@ -2,8 +2,8 @@
 
 W slots, a power of two, hold the active items of one attack. Finished ones leave, queued ones take their slots, and a
 bucket that will not be refilled shrinks to the narrowest that holds what is left.
-Loop form: on CPU one compiled step is called from Python, because convolutions in a compiled loop take a slow path
-(jax-ml/jax#12868; those of ops/layers.py do not); on accelerators `look` steps run inside one compiled loop.
+Steps run in one compiled loop, more and more of them between two looks while nothing finishes; one at a time, called
+from Python, where the model would be slow in a loop (see Runtime.longest).
 Shapes: W bucket width, D input shape, Z the budget's points.
 """
 
@@ -55,6 +55,7 @@ class Bucket:
         self.owner = np.full((width, 2), -1)
         self.model, self.place = placed(model, runtime, width)
         self.lanes = self.states = None
+        self.look, self.longest = 1, 0
 
     @property
     def width(self) -> int:
@@ -79,6 +80,7 @@ class Bucket:
         item, example = np.where(fresh[:, None], self.owner, self.owner[slots[0]]).T
         rows = map(self.place, (x[example], y[example], ids[example], item))
         new = start(self.key, self.attack, self.model, self.budget, *rows)
+        self.longest = self.longest or self.runtime.longest(self.model, x.shape[1:])
         kept = self.lanes, self.states
         self.lanes, self.states = new if self.lanes is None else _merge(self.place(fresh), new, kept)
 
@@ -87,9 +89,9 @@ class Bucket:
         if not self.active.any():
             return []
         arguments = self.key, self.attack, self.model, self.budget, self.lanes, self.states
-        look = self.runtime.look
-        self.states, over = step(*arguments) if look == 1 else steps(*arguments, look)
+        self.states, over = step(*arguments) if self.longest == 1 else steps(*arguments, self.look)
         slots = np.flatnonzero(np.asarray(over) & self.active)
+        self.look = 1 if len(slots) else min(2 * self.look, self.longest)
         return self._leave(slots) if len(slots) else []
 
     def _leave(self, slots: np.ndarray) -> list[Finished]:

@@ -25,6 +25,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -123,10 +124,20 @@ def _taps(x, kernel, *, strides, pads):
     )
 
 
-def _columns(x, kernel, *, strides, pads):
-    """One matrix product of columns [N, H', W', h w I] with the kernel."""
-    columns = jnp.concatenate([seen for _, seen in _seen(x, kernel.shape[:2], strides, pads)], axis=-1)
-    return columns @ kernel.reshape(-1, kernel.shape[-1])
+def _columns_back(g, kernel, *, strides, pads, size):
+    """Columns [N, H', W', h, w, I] of the gradient, put where they came from and added up by a product with ones.
+
+    A plain sum would be fused into every reader of the gradient, and an attack's projection reads it fifty times.
+    """
+    (high, wide, ins, outs), taps = kernel.shape, []
+    columns = (g @ kernel.reshape(-1, outs).T).reshape(*g.shape[:-1], high, wide, ins)
+    for i, j in np.ndindex(high, wide):
+        edges = [
+            (tap - low, have + low - tap - (n - 1) * s - 1, s - 1)
+            for tap, (low, _), have, n, s in zip((i, j), pads, size, g.shape[1:3], strides, strict=True)
+        ]
+        taps.append(jax.lax.pad(columns[..., i, j, :], jnp.zeros((), g.dtype), [(0, 0, 0), *edges, (0, 0, 0)]))
+    return jnp.stack(taps, axis=-1) @ jnp.ones(len(taps), g.dtype)
 
 
 def _seen(x, window, strides, pads) -> list[tuple[Pair, jax.Array]]:
@@ -142,7 +153,7 @@ def _seen(x, window, strides, pads) -> list[tuple[Pair, jax.Array]]:
 
 def _input_gradient(g, kernel, *, strides, pads, size):
     if kernel.shape[2] <= FEW:
-        return _transposed(_columns, (len(g), *size, kernel.shape[2]), 0, kernel, g, strides=strides, pads=pads)
+        return _columns_back(g, kernel, strides=strides, pads=pads, size=size)
     return (_full if strides == (1, 1) else _phases)(g, kernel, strides=strides, pads=pads, size=size)
 
 

@@ -23,8 +23,8 @@ def on_cpu() -> bool:
 class Runtime:
     """None: chosen by platform.
 
-    width: examples in one bucket, rounded up to a power of two. chunk: steps between two looks at what is finished.
-    devices: how many local devices share the bucket.
+    width: examples in one bucket, rounded up to a power of two. chunk: steps between two looks at what is finished, at
+    most; they begin with one and double while nothing finishes. devices: how many local devices share the bucket.
     """
 
     width: int | None = None
@@ -41,9 +41,9 @@ class Runtime:
     def batch(self) -> int:
         return power_of_two(self.width or (64 if on_cpu() else 512))
 
-    @property
-    def look(self) -> int:
-        return self.chunk or (1 if on_cpu() else 8)
+    def longest(self, model: Classifier, shape: tuple[int, ...]) -> int:
+        """The most steps to run in one compiled loop, for images of this shape."""
+        return self.chunk or (1 if on_cpu() and slow_in_loops(model, shape) else 8)
 
     @property
     def mesh(self) -> jax.sharding.Mesh:
@@ -57,6 +57,14 @@ class Runtime:
     def fit(self, count: int) -> int:
         """The width of a bucket for `count` rows."""
         return min(self.batch, max(power_of_two(count), NARROWEST, self.mesh.size))
+
+
+def slow_in_loops(model: Classifier, shape: tuple[int, ...]) -> bool:
+    """Whether the model has a plain XLA convolution: on CPU those take a slow path in a compiled loop
+    (jax-ml/jax#12868); those of ops/layers.py do not.
+    """
+    seen = jax.make_jaxpr(model.keyed(jax.random.key(0)))(jax.ShapeDtypeStruct(shape, np.float32))
+    return "conv_general_dilated" in str(seen)
 
 
 def placed(model: Classifier, runtime: Runtime, width: int) -> tuple[Classifier, Callable]:

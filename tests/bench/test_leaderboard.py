@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from robustbench_jax.bench.leaderboard import alarms, curves, tables
+from robustbench_jax.bench.curves import along_eps
+from robustbench_jax.bench.leaderboard import alarms, tables
 from tests.bench.made_up import first, made_up, made_up_failure
 
 
@@ -92,7 +93,7 @@ def test_two_recipes_are_two_rows_and_two_curves():
     ]
     for table in tables(records):
         assert [row.model for row in table.rows] == ["cnn + standard + sgd(9)", "cnn + standard + sgd(1)"]
-    assert [[point.eps for point in curve.points] for curve in curves(records)] == [[0, 0.1, 0.2]] * 2
+    assert [[point.at for point in curve.points] for curve in along_eps(records)] == [[0, 0.1, 0.2]] * 2
 
 
 def test_every_threat_model_has_its_own_table_with_its_own_title():
@@ -111,13 +112,13 @@ def test_every_threat_model_has_its_own_table_with_its_own_title():
 def test_a_curve_begins_with_clean_accuracy_and_runs_along_the_radius():
     clean = first(95)
     values = {0.2: 30, 0.05: 80, 0.1: 60}
-    (curve,) = curves([made_up(first(v), clean=clean, budget=f"linf(eps={eps})") for eps, v in values.items()])
-    assert [(p.eps, p.metric.value) for p in curve.points] == [(0, 0.95), (0.05, 0.8), (0.1, 0.6), (0.2, 0.3)]
-    assert (curve.model, curve.attack, curve.ball) == ("mlp", "pgd", "linf")
+    (curve,) = along_eps([made_up(first(v), clean=clean, budget=f"linf(eps={eps})") for eps, v in values.items()])
+    assert [(p.at, p.metric.value) for p in curve.points] == [(0, 0.95), (0.05, 0.8), (0.1, 0.6), (0.2, 0.3)]
+    assert (curve.model, curve.attack, curve.axis) == ("mlp", "pgd", "linf")
 
 
 def test_one_radius_is_no_curve_and_two_balls_are_never_one():
-    assert curves([made_up(first(9)), made_up(first(9), budget="l2(eps=1.0)"), made_up_failure()]) == []
+    assert along_eps([made_up(first(9)), made_up(first(9), budget="l2(eps=1.0)"), made_up_failure()]) == []
 
 
 def test_honest_records_raise_no_alarm():
@@ -158,4 +159,4 @@ def test_records_of_things_that_this_version_lacks_are_still_shown():
     record = made_up(first(9, 10), model="lost/in/time", attack="lost(steps=1)", budget="lost(eps=1)")
     (row,) = only_table([record]).rows
     assert (row.model, row.worst.value, list(row.attacks)) == ("lost/in/time", 0.9, ["lost(steps=1)"])
-    assert curves([record]) == [] and alarms([record]) == []
+    assert along_eps([record]) == [] and alarms([record]) == []

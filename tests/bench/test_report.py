@@ -57,8 +57,8 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def page(records, svg=None) -> str:
-    return report.html(tables(records), records, "A title", alarms(records), svg)
+def page(records, pictures=None) -> str:
+    return report.html(tables(records), records, "A title", alarms(records), pictures or {})
 
 
 def test_all_files_are_written_and_the_same_records_give_the_same_bytes(tmp_path):
@@ -79,7 +79,7 @@ def test_only_the_formats_asked_for_are_written_and_one_radius_has_no_curve(tmp_
 
 
 def test_markdown_shows_numbers_failures_bounds_and_ranks():
-    text = report.markdown(tables(some_records()), "A title", [], False)
+    text = report.markdown(tables(some_records()), "A title", [], [])
     rows = [line for line in text.splitlines() if line.startswith("|") and "`mlp`" in line or "`cnn`" in line]
     assert rows[0] == (
         "| 1 | `mlp` | 100.0 [96.4, 100.0] | 80.0 [70.8, 87.3] | 80.0 [70.8, 87.3] | 80.0 [70.8, 87.3] | – |"
@@ -90,7 +90,9 @@ def test_markdown_shows_numbers_failures_bounds_and_ranks():
 
 def test_every_row_of_a_markdown_table_has_as_many_bars_as_its_head():
     records = [made_up(first(9, 10), model=HOSTILE), made_up(first(5, 10))]
-    lines = [line for line in report.markdown(tables(records), "t", [], True).splitlines() if line.startswith("|")]
+    lines = [
+        line for line in report.markdown(tables(records), "t", [], ["curves"]).splitlines() if line.startswith("|")
+    ]
     assert len(lines) == 4
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {7}
 
@@ -169,9 +171,7 @@ def test_any_name_can_be_plotted(tmp_path):
 
 def test_alarms_are_shown_in_markdown_and_on_the_page():
     records = [made_up(first(9, 10), clean=first(5, 10))]
-    assert "- mlp · pgd · linf(0.1): more examples robust" in report.markdown(
-        tables(records), "t", alarms(records), False
-    )
+    assert "- mlp · pgd · linf(0.1): more examples robust" in report.markdown(tables(records), "t", alarms(records), [])
     assert "more examples robust" in page(records)
     assert "Alarms" not in page(some_records())
 

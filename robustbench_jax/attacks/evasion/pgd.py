@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from robustbench_jax.ops import gradients
+from robustbench_jax.ops.sums import total
 from robustbench_jax.registry import entry, register
 from robustbench_jax.types import EvasionAttack, Problem, record, require_positive
 from robustbench_jax.types import State as BaseState
@@ -54,7 +55,7 @@ class PGD(EvasionAttack):
 
     def step(self, key: jax.Array, problem: Problem, state: State) -> State:
         gradient, logits = gradients.ascent(problem, entry("loss", self.loss).make, state.x_adv)
-        size = jnp.sum(jnp.abs(gradient)) + 1e-30
+        size = total(jnp.abs(gradient)) + 1e-30
         velocity = self.momentum * state.velocity + gradient / size
         x_adv = problem.budget.along(problem.x, state.x_adv, velocity, self.fraction)
         return state.move(x_adv, done=problem.adversarial(logits), gradient=gradient, velocity=velocity)

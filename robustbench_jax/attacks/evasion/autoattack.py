@@ -1,0 +1,46 @@
+"""autoattack: the cascade that RobustBench ranks by.
+
+Reference: Croce & Hein, ICML 2020, arXiv:2003.01690; in L1 Croce & Hein, ICML 2021, arXiv:2103.01208. Settings are
+those of the authors' implementation: standard (APGD-CE, targeted APGD, targeted FAB, Square), plus and rand.
+Departs from it: see apgd, apgd_l1, fab and square; an example leaves a stage with its first success.
+"""
+
+from typing import Any
+
+from robustbench_jax.attacks.evasion.apgd import APGD
+from robustbench_jax.attacks.evasion.apgd_l1 import APGDL1
+from robustbench_jax.attacks.evasion.fab import FAB, FABTargeted
+from robustbench_jax.attacks.evasion.square import Square
+from robustbench_jax.registry import build, nearest, register
+from robustbench_jax.types import EvasionAttack, UserError, record
+
+VERSIONS = ("standard", "plus", "rand")
+
+
+@register("attack", "autoattack", threat="evasion", access="gradients", paper="croce2020", budgets=("linf", "l2", "l1"))
+@record
+class AutoAttack(EvasionAttack):
+    """version: "standard"; "plus", with restarts, APGD-DLR and FAB towards all classes; or "rand", for randomised
+    models, whose gradients are means over 20 draws.
+    """
+
+    version: str = "standard"
+    composite = True
+
+    def __post_init__(self):
+        if self.version not in VERSIONS:
+            raise UserError(f"autoattack: version = {self.version!r}{nearest(self.version, VERSIONS)}")
+
+    def stages(self, budget: Any) -> tuple[EvasionAttack, ...]:
+        sparse = budget.p == 1
+        apgd = APGDL1 if sparse else APGD
+        if self.version == "rand":
+            name = apgd.registered[1]
+            return tuple(build("attack", f"eot({name}(loss='{loss}'), samples=20)") for loss in ("ce", "dlr"))
+        many = 5 if self.version == "plus" or sparse else 1
+        targets = 5 if self.version == "standard" and sparse else 9
+        first, aimed = apgd("ce", restarts=many), apgd("dlr_targeted", targets=targets)
+        fab, square = FABTargeted(first=True), Square()
+        if self.version == "standard":
+            return first, aimed, fab, square
+        return first, apgd("dlr", restarts=5), FAB(restarts=5, first=True), square, aimed, fab

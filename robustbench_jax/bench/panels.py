@@ -1,0 +1,81 @@
+"""Panels: clean image, perturbation and adversarial image of the first examples that an attack broke, as PNG bytes.
+
+The perturbation is shown around grey, scaled so that its largest entry is white or black; how much, its caption says.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from robustbench_jax.bench import records
+from robustbench_jax.bench.records import write_whole
+from robustbench_jax.ops.images import as_unit
+from robustbench_jax.ops.judge import classify
+from robustbench_jax.types import Classifier, Dataset
+
+MOST = 8  # examples of one panel
+FOLDER = "images"
+
+
+@dataclass(frozen=True)
+class Example:
+    """x and x_adv float32 [H, W, C] in [0, 1]; the names of the true class and of the one it was taken for."""
+
+    id: int
+    x: np.ndarray
+    x_adv: np.ndarray
+    true: str
+    taken: str
+
+
+def save(out: str | Path, id: str, title: str, model: Classifier, data: Dataset) -> Path | None:
+    """Writes OUT/images/ID.png from the stored adversarial examples of a cell; None where it broke nothing."""
+    stored = Path(out, records.ARRAYS, f"{id}.npz")
+    if not stored.is_file():
+        return None
+    with np.load(stored) as arrays:
+        ids, x_adv = arrays["ids"][:MOST], arrays["x_adv"][:MOST]
+    if not len(ids):
+        return None
+    taken, x = classify(model, x_adv), as_unit(data.x[ids])
+    rows = zip(ids, x, x_adv, data.y[ids], taken, strict=True)
+    examples = [Example(int(i), a, b, data.classes[y], data.classes[t]) for i, a, b, y, t in rows]
+    path = Path(out, FOLDER, f"{id}.png")
+    picture = panel(examples, title)
+    write_whole(path, lambda file: file.write(picture))
+    return path
+
+
+def panel(examples: list[Example], title: str) -> bytes:
+    """PNG: one column an example, three rows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(1.35 * len(examples), 4.0), 5.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(3, len(examples), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for column, example in zip(axes.T, examples, strict=True):
+        delta = example.x_adv - example.x
+        largest = float(np.abs(delta).max())
+        _show(column[0], example.x, _plain(example.true))
+        _show(column[1], 0.5 + delta / (2 * max(largest, 1e-12)), f"max {largest:.3f}")
+        _show(column[2], example.x_adv, _plain(example.taken))
+    figure.suptitle(_plain(title), fontsize=9, family="monospace", x=0.01, ha="left")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=140, metadata={"Software": None})
+    return file.getvalue()
+
+
+def _show(axis, image: np.ndarray, caption: str) -> None:
+    """Grey for one channel, colour for three; of any other number the mean."""
+    shown = image if image.shape[-1] in (1, 3) else image.mean(-1, keepdims=True)
+    axis.imshow(np.clip(shown, 0, 1).squeeze(-1) if shown.shape[-1] == 1 else shown, cmap="gray", vmin=0, vmax=1)
+    axis.set_title(caption, fontsize=8)
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")
