@@ -44,6 +44,14 @@ DEFINITIONS = {
         "correctly classified images",
         "higher",
     ),
+    "corrupted_accuracy": Definition(
+        "share of images that the model classifies correctly after the corruption, whatever it made of the clean one",
+        "all images",
+        "higher",
+    ),
+    "distortion": Definition(
+        "mean root mean square change of a pixel by the corruption, pixels from 0 to 1", "all images", "lower"
+    ),
     "forwards_per_image": Definition(
         "mean number of forward evaluations of the model that the attack spent", "attacked images", "higher"
     ),

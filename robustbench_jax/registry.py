@@ -162,7 +162,8 @@ def parse(text: "str | Call") -> Call:
 def nearest(word: str, known: Iterable[str]) -> str:
     """The tail of an error message: `; did you mean 'pgd'?`, or the list of what there is."""
     known = list(known)
-    close = difflib.get_close_matches(word, known, 1, 0.5)
+    close = difflib.get_close_matches(word, known, 5, 0.5)
+    close.sort(key=lambda name: sorted(name) != sorted(word))  # two letters in the wrong order are the likeliest slip
     return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(known) or 'none'}"
 
 

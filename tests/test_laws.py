@@ -16,8 +16,41 @@ from robustbench_jax.threats import evasion
 from robustbench_jax.types import Classifier, Problem
 from tests import oracles
 
-NEEDS_ARGUMENTS = {"targeted": "targeted(pgd(steps=5))", "cascade": "cascade([fgsm, pgd(steps=5, restarts=2)])"}
-ATTACKS = [NEEDS_ARGUMENTS.get(name, name) for name, e in discover("attack").items() if e.facts["threat"] == "evasion"]
+CALLS = {  # of attacks that need arguments, and shorter forms of long ones
+    "apgd": "apgd(steps=10)",
+    "apgd_l1": "apgd_l1(iterations=10)",
+    "bpda": "bpda(pgd(steps=3))",
+    "carlini_wagner": "carlini_wagner(searches=3, iterations=5)",
+    "carlini_wagner_linf": "carlini_wagner_linf(runs=4, iterations=5)",
+    "cascade": "cascade([fgsm, pgd(steps=5, restarts=2)])",
+    "ddn": "ddn(steps=10)",
+    "deepfool": "deepfool(steps=5)",
+    "di_fgsm": "di_fgsm(steps=3)",
+    "ead": "ead(searches=2, iterations=5)",
+    "eot": "eot(pgd(steps=3), samples=2)",
+    "fab": "fab(steps=4)",
+    "fab_targeted": "fab_targeted(steps=4, targets=3)",
+    "fmn": "fmn(steps=10)",
+    "mi_fgsm": "mi_fgsm(steps=3)",
+    "ni_fgsm": "ni_fgsm(steps=3)",
+    "pdpgd": "pdpgd(steps=10)",
+    "si_fgsm": "si_fgsm(steps=3, copies=2)",
+    "sigma_zero": "sigma_zero(steps=10)",
+    "square": "square(queries=40)",
+    "targeted": "targeted(pgd(steps=5))",
+    "ti_fgsm": "ti_fgsm(steps=3, kernel=3)",
+    "transfer": "transfer(pgd(steps=3), train='mlp([8])', count=1, recipe=sgd(epochs=1, batch_size=8))",
+    "universal": "universal(updates=5, batch=8)",
+    "vmi_fgsm": "vmi_fgsm(steps=3, samples=2)",
+}
+PARTS_ARE_HERE = ("autoattack",)  # long, and a cascade of others
+ATTACKS = [
+    CALLS.get(name, name)
+    for name, e in discover("attack").items()
+    if e.facts["threat"] == "evasion" and name not in PARTS_ARE_HERE
+]
+POOL = oracles.noise_images(16)
+POOL = POOL.x, POOL.y
 RADII = {"linf": 0.05, "l2": 0.3, "l1": 1.0, "l0": 3}
 
 
@@ -43,6 +76,12 @@ every_attack = each(FIRST)
 every_kernel = each([(text, balls(text)[0]) for text in KERNELS])
 
 
+def prepared(attack, ball, model, data):
+    """What the driver does before kernels run."""
+    kernel, budget = build("attack", attack), build("budget", f"{ball}({RADII[ball]})")
+    return kernel.prepare(jax.random.key(0), model, budget, *POOL, Runtime()) if kernel.prepares else kernel
+
+
 def attacked(attack, ball, eps, model, data, seed=0, ids=None, runtime=Runtime(width=16)):
     return drive.drive(
         jax.random.key(seed),
@@ -52,6 +91,7 @@ def attacked(attack, ball, eps, model, data, seed=0, ids=None, runtime=Runtime(w
         data.x,
         data.y,
         ids=ids,
+        pool=POOL,
         runtime=runtime,
     )
 
@@ -101,6 +141,7 @@ def test_neighbours_order_width_and_devices_do_not_matter(attack, ball, tiny):
         data.x[rows],
         data.y[rows],
         ids=rows,
+        pool=POOL,
         runtime=runtime,
     )
     for name in ("success", "broken_by", "forwards", "gradients"):
@@ -112,19 +153,19 @@ def test_neighbours_order_width_and_devices_do_not_matter(attack, ball, tiny):
 def test_new_eps_weights_and_numbers_compile_nothing(attack, ball, tiny):
     model, data = tiny
     attacked(attack, ball, 0.2 * RADII[ball], model, data)
-    compiled = [f._cache_size() for f in (bucket.start, bucket.step, judge._judge)]
+    compiled = [f._cache_size() for f in (bucket.start, bucket.step, bucket.steps, judge._judge)]
     other = model.replace(params=jax.tree.map(lambda value: value * 1.1, model.params))
     attacked(attack, ball, 0.4 * RADII[ball], other, data, seed=1)
     changed = _other_numbers(build("attack", attack))
     smaller = build("budget", f"{ball}({0.2 * RADII[ball]})")
-    drive.drive(jax.random.key(0), changed, model, smaller, data.x, data.y, runtime=Runtime(width=16))
-    assert [f._cache_size() for f in (bucket.start, bucket.step, judge._judge)] == compiled
+    drive.drive(jax.random.key(0), changed, model, smaller, data.x, data.y, pool=POOL, runtime=Runtime(width=16))
+    assert [f._cache_size() for f in (bucket.start, bucket.step, bucket.steps, judge._judge)] == compiled
 
 
 @every_kernel
 def test_done_means_that_the_judge_agrees(attack, ball, tiny):
     model, data = tiny
-    kernel, budget = build("attack", attack), build("budget", f"{ball}({RADII[ball]})")
+    kernel, budget = prepared(attack, ball, model, data), build("budget", f"{ball}({RADII[ball]})")
     ids = jnp.arange(len(data))
     lanes, states = bucket.start(jax.random.key(0), kernel, model, budget, data.x, data.y, ids, 0 * ids)
     for _ in range(int(kernel.steps)):
@@ -134,26 +175,39 @@ def test_done_means_that_the_judge_agrees(attack, ball, tiny):
 
 
 class Counting:
-    """A net that counts its forward and backward passes as they are made."""
+    """A net that counts its forward and backward passes as they are made, also those of a vmap."""
 
     def __init__(self, net):
         self.forwards = self.gradients = 0
+        forward_of, backward_of = self._ticking("forwards"), self._ticking("gradients")
 
         @jax.custom_vjp
         def call(params, x):
-            self.forwards += 1
-            return net(params, x)
+            return net(params, forward_of(x))
 
         def forward(params, x):
-            self.forwards += 1
-            return jax.vjp(net, params, x)
+            return jax.vjp(net, params, forward_of(x))
 
         def backward(pull, g):
-            self.gradients += 1
-            return pull(g)
+            return pull(backward_of(g))
 
         call.defvjp(forward, backward)
         self.call = call
+
+    def _ticking(self, name):
+        """The identity, which counts what passes through it."""
+
+        @jax.custom_batching.custom_vmap
+        def tick(value):
+            setattr(self, name, getattr(self, name) + 1)
+            return value
+
+        @tick.def_vmap
+        def _(lanes, batched, value):
+            setattr(self, name, getattr(self, name) + lanes - 1)
+            return value, batched[0]
+
+        return tick
 
     def __call__(self, params, x):
         return self.call(params, x)
@@ -162,7 +216,7 @@ class Counting:
 @every_kernel
 def test_the_evaluations_that_a_state_counts_are_those_that_were_made(attack, ball, tiny):
     model, data = tiny
-    kernel, net = build("attack", attack), Counting(model.net)
+    kernel, net = prepared(attack, ball, model, data), Counting(model.net)
     x, y = as_unit(data.x[0]), jnp.asarray(data.y[0])
     counted = Classifier(net, model.params)
     problem = Problem(

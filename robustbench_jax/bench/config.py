@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_jax.bench.cells import Cell, make_cell
+from robustbench_jax.bench.leaderboard import name as shown
 from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.registry import nearest
 from robustbench_jax.types import UserError
@@ -88,6 +89,9 @@ def _sweep(name: str, tables: dict[str, Any]) -> Sweep:
         if key not in RUNTIME:
             raise UserError(f"no key '{key}' in [runtime]{nearest(key, RUNTIME)}")
     cells = {cell.id: cell for table in tables["sweep"] for cell in _product(table)}
+    models, baseline = sorted({shown(cell) for cell in cells.values()}), tables.get("baseline")
+    if baseline and baseline not in models:
+        raise UserError(f"baseline = '{baseline}' is no model of the sweep{nearest(str(baseline), models)}")
     return Sweep(name, *(str(tables.get(key, "")) for key in TEXTS), tuple(cells.values()), Runtime(**runtime))
 
 

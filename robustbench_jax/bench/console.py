@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from robustbench_jax.bench import corruption_report, corruption_table, report
+from robustbench_jax.bench import corruption_report, corruption_table, report, sheets, transfer_table
 from robustbench_jax.bench.cells import Cell
 from robustbench_jax.bench.leaderboard import alarms, tables
 from robustbench_jax.bench.records import Record
@@ -105,9 +105,11 @@ def show(records: list[Record], baseline: str | None = None) -> None:
     """The leaderboard on the terminal, with its alarms; of the corruption table the models and the corruptions."""
     for board in tables(records):
         err.print(report.terminal(board))
+    for sheet in transfer_table.sheets(records):
+        err.print(sheets.terminal(sheet))
     for board in corruption_table.boards(records, baseline):
         for sheet in corruption_report.sheets(board)[:2]:
-            err.print(corruption_report.terminal(sheet))
+            err.print(sheets.terminal(sheet))
     for warning in alarms(records) + corruption_table.alarms(records):
         say(f"ALARM {warning}")
     for record in records:

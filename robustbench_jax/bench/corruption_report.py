@@ -1,14 +1,14 @@
-"""The corruption table as people read it: sheets of text, and those as Markdown, LaTeX, CSV or on the terminal.
+"""The corruption table as people read it: sheets of text (bench/sheets.py), and as CSV.
 
 One sheet compares the models, one gives their accuracy by corruption, one for each model its accuracy by severity.
 """
 
 import csv
 import io
-from dataclasses import dataclass
 
 from robustbench_jax.bench.corruption_table import Board, Line
 from robustbench_jax.bench.records import MetricValue
+from robustbench_jax.bench.sheets import Sheet
 from robustbench_jax.data.corrupted import COMMON, SEVERITIES
 
 CSV_HEAD = ("dataset", "model", "corruption", "severity", "accuracy", "low", "high", "n", "status")
@@ -19,30 +19,12 @@ NOTE = (
 )
 
 
-@dataclass
-class Sheet:
-    """A table of text: the first column names the row, numbers follow."""
-
-    title: str
-    note: str
-    head: list[str]
-    rows: list[list[str]]
-
-
 def sheets(board: Board) -> list[Sheet]:
     """The models, the corruptions, and the severities of each model."""
     against = f"; mCE against {board.baseline}" if board.baseline else "; no baseline for mCE"
-    about = f"n = {board.n}{against}"
+    about = f"n = {board.n}{against}. {NOTE}"
     found = [Sheet(f"{board.title} · common corruptions", about, *_models(board)), _by_corruption(board)]
     return found + [_by_severity(board, line) for line in board.lines]
-
-
-def markdown(pages: list[Sheet]) -> str:
-    lines = [NOTE, ""]
-    for sheet in pages:
-        lines += [f"## {sheet.title}", "", *([sheet.note, ""] if sheet.note else [])]
-        lines += [_bar(sheet.head), _bar([":---"] + ["---:"] * (len(sheet.head) - 1)), *map(_bar, sheet.rows), ""]
-    return "\n".join(lines)
 
 
 def table_csv(boards: list[Board]) -> str:
@@ -57,31 +39,6 @@ def table_csv(boards: list[Board]) -> str:
                 numbers = [metric.value, metric.low, metric.high, metric.n] if metric else ["", "", "", 0]
                 writer.writerow([board.title, line.model, *place, *numbers, "ok" if metric else "failed"])
     return file.getvalue()
-
-
-def latex(pages: list[Sheet], escape) -> str:
-    r"""One booktabs table a sheet; `escape` writes text for LaTeX."""
-    parts = []
-    for sheet in pages:
-        rows = [" & ".join(map(escape, row)) + r" \\" for row in (sheet.head, *sheet.rows)]
-        parts += ["", r"\begin{table}", r"\centering", r"\small"]
-        parts += [rf"\caption{{{escape(sheet.title)}. Accuracy in \%. {escape(sheet.note)}}}"]
-        parts += [rf"\begin{{tabular}}{{l{'r' * (len(sheet.head) - 1)}}}", r"\toprule", rows[0], r"\midrule", *rows[1:]]
-        parts += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    return "\n".join(parts) + "\n"
-
-
-def terminal(sheet: Sheet):
-    """The sheet as rich prints it."""
-    from rich.table import Table
-
-    title = f"{sheet.title} · {sheet.note}" if sheet.note else sheet.title
-    made = Table(title=title, title_justify="left", header_style="bold")
-    for i, head in enumerate(sheet.head):
-        made.add_column(head, justify="right" if i else "left", overflow="fold")
-    for row in sheet.rows:
-        made.add_row(*(text.replace(" [", "\n[") for text in row))
-    return made
 
 
 def percent(metric: MetricValue | None) -> str:
@@ -129,7 +86,3 @@ def _cell(line: Line, corruption: str, severity: int) -> str:
     if (corruption, severity) in line.failed:
         return "failed"
     return percent(line.accuracy.get((corruption, severity)))
-
-
-def _bar(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

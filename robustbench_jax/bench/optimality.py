@@ -10,8 +10,8 @@ accuracy a,
     optimality = 1 - (A - A*) / (a eps_0 - A*) = (a eps_0 - A) / (a eps_0 - A*).
 
 The curves are steps, so their areas are means of clipped sizes, exactly; the authors' program joins the steps by
-straight lines (trapezoids), which differs by about 1 / N. Where no attack breaks some image, the envelope does not reach
-0; eps_0 then is its largest size.
+straight lines (trapezoids), which differs by about 1 / N. Where no attack breaks some image, the envelope does not
+reach 0; eps_0 then is its largest size.
 Shapes: N images. Host code.
 """
 

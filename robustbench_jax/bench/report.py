@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
-from robustbench_jax.bench import corruption_report, corruption_table, plots
-from robustbench_jax.bench.corruption_report import Sheet
+from robustbench_jax.bench import corruption_report, corruption_table, plots, sheets, transfer_table
 from robustbench_jax.bench.curves import Curve, along_eps, along_queries
 from robustbench_jax.bench.leaderboard import Row, Table, alarms, tables
 from robustbench_jax.bench.records import MetricValue, Record, write_whole
+from robustbench_jax.bench.sheets import Sheet
 from robustbench_jax.metrics import DEFINITIONS
 
 FORMATS = ("md", "csv", "tex", "html")
@@ -55,7 +55,8 @@ def write_reports(
     """
     boards, warnings = tables(records), alarms(records) + corruption_table.alarms(records)
     corrupted = corruption_table.boards(records, baseline)
-    pages = [sheet for board in corrupted for sheet in corruption_report.sheets(board)]
+    pages = transfer_table.sheets(records)
+    pages += [sheet for board in corrupted for sheet in corruption_report.sheets(board)]
     lines = {"curves": along_eps(records), "queries": along_queries(records)}
     pictures = {name: plots.curves([_plain(line) for line in found]) for name, found in lines.items() if found}
     texts = {
@@ -92,13 +93,13 @@ def markdown(
             "",
             f"n = {board.n}",
             "",
-            _bar(head),
-            _bar(["---:", ":---"] + ["---:"] * (len(head) - 2)),
+            sheets.bar(head),
+            sheets.bar(["---:", ":---"] + ["---:"] * (len(head) - 2)),
         ]
-        lines += [_bar([row.rank, f"`{row.model}`", *_cells(board, row)]) for row in board.rows] + [""]
+        lines += [sheets.bar([row.rank, f"`{row.model}`", *_cells(board, row)]) for row in board.rows] + [""]
     for picture in pictures:
         lines += [f"![{CAPTIONS[picture]}]({picture}.png)", ""]
-    lines += [corruption_report.markdown(pages)] if pages else []
+    lines += [sheets.markdown(pages)] if pages else []
     lines += ["## Alarms", "", *(f"- {warning}" for warning in warnings), ""] if warnings else []
     lines += ["## Flags", "", *(f"- {doubt}" for doubt in doubts), ""] if doubts else []
     return "\n".join(lines)
@@ -145,7 +146,7 @@ def latex(boards: list[Table], pages: Sequence[Sheet] = ()) -> str:
             r"\end{tabular}",
             r"\end{table}",
         ]
-    return "\n".join(parts) + "\n" + (corruption_report.latex(pages, _tex) if pages else "")
+    return "\n".join(parts) + "\n" + (sheets.latex(pages, _tex) if pages else "")
 
 
 def html(
@@ -176,7 +177,6 @@ def html(
         pictures=[(CAPTIONS[name], _inline(kinds["svg"])) for name, kinds in pictures.items()],
         note=NOTE if boards or not pages else "",
         pages=pages,
-        pages_note=corruption_report.NOTE,
         definitions=DEFINITIONS,
         flags=flags(records),
         seconds=seconds,
@@ -251,10 +251,6 @@ def _inline(svg: bytes) -> str:
     text = svg.decode()
     text = text[text.index("<svg") :]
     return text.replace("fill: #ffffff", "fill: none").replace("#000000", "currentColor")
-
-
-def _bar(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _tex(text: str) -> str:

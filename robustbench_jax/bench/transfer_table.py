@@ -13,8 +13,14 @@ from typing import Any
 import numpy as np
 
 from robustbench_jax.bench.records import MetricValue, Record
+from robustbench_jax.bench.sheets import Sheet
 from robustbench_jax.metrics import proportion
 from robustbench_jax.registry import Call, parse, short
+
+NOTE = (
+    "Attack success rates in % of the images that the target classifies correctly, with exact 95% intervals; * the "
+    "target is among the sources."
+)
 
 
 @dataclass
@@ -39,15 +45,16 @@ def matrices(records: Iterable[Record]) -> list[Matrix]:
     return list(found.values())
 
 
-def markdown(matrix: Matrix) -> str:
-    """A table; an asterisk where the target is one of the sources."""
+def sheets(records: Iterable[Record]) -> list[Sheet]:
+    """Each matrix as text; an asterisk where the target is one of the sources."""
+    return [_sheet(matrix) for matrix in matrices(records)]
+
+
+def _sheet(matrix: Matrix) -> Sheet:
     n = max((value.n for value in matrix.values.values()), default=0)
-    lines = [f"### Transfer · {matrix.title} · attack success rate, n up to {n}", ""]
-    lines += [_bar(["made on", *matrix.targets]), _bar(["---", *["---:"] * len(matrix.targets)])]
-    lines += [
-        _bar([source, *(_shown(matrix, source, target) for target in matrix.targets)]) for source in matrix.sources
-    ]
-    return "\n".join(lines) + "\n"
+    rows = [[source, *(_shown(matrix, source, target) for target in matrix.targets)] for source in matrix.sources]
+    note = f"{NOTE} n up to {n}."
+    return Sheet(f"{matrix.title} · transfer", note, ["made on", *matrix.targets], rows)
 
 
 def sources_of(attack: str) -> tuple[str, tuple[str, ...]]:
@@ -88,8 +95,4 @@ def _shown(matrix: Matrix, source: str, target: str) -> str:
     if value is None or value.value is None:
         return "–"
     star = "*" * ((source, target) in matrix.own)
-    return f"{100 * value.value:.1f}%{star} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
-
-
-def _bar(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"{100 * value.value:.1f}{star} [{100 * value.low:.1f}, {100 * value.high:.1f}]"

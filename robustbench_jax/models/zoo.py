@@ -1,7 +1,8 @@
 """The zoo: trained models by name, shipped with the package or in a directory of anybody's.
 
 `fashion_mnist/linf/pgd_at` is dataset / threat model / name; each ships as .safetensors with a .json that tells its
-architecture, recipe and measured accuracy. `checkpoint("dir")` is a directory that `train` wrote.
+architecture, recipe and measured accuracy. `zoo("fashion_mnist/linf/pgd_at")` is the same model as an argument of
+something else, such as transfer(...). `checkpoint("dir")` is a directory that `train` wrote.
 """
 
 import json
@@ -24,6 +25,20 @@ class Checkpoint:
 
     def load(self) -> tuple[Classifier, dict]:
         return files.load(self.path)
+
+
+@register("pretrained", "zoo")
+@record
+class Shipped:
+    """name: a model that ships, dataset / threat model / name."""
+
+    name: str
+
+    def __post_init__(self):
+        require(self.name)
+
+    def load(self) -> tuple[Classifier, dict]:
+        return load_shipped(self.name)
 
 
 def names() -> list[str]:

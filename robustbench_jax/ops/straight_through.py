@@ -111,7 +111,8 @@ def _converted(eqn: Any, value: jax.Array, floats: dict) -> list | None:
 
 
 def _plain(eqn: Any, inputs: list) -> list:
-    functions, parameters = eqn.primitive.get_bind_params(eqn.params)
+    bound = eqn.primitive.get_bind_params(eqn.params)
+    functions, parameters = bound if isinstance(bound, tuple) else ((), bound)  # a pair up to JAX 0.9
     outputs = eqn.primitive.bind(*functions, *inputs, **parameters)
     return list(outputs) if eqn.primitive.multiple_results else [outputs]
 

@@ -7,6 +7,7 @@ import pytest
 
 from robustbench_jax.bench import leaderboard, records, report
 from robustbench_jax.bench.cells import Cell, make_cell
+from robustbench_jax.bench.config import load_sweep
 from robustbench_jax.bench.corruption_report import sheets
 from robustbench_jax.bench.corruption_table import ALEXNET, ALEXNET_ERRORS, alarms, boards, corruption_of
 from robustbench_jax.bench.curves import along_eps
@@ -207,3 +208,12 @@ def test_records_without_corruptions_write_no_corruption_file(tmp_path):
     report.write_reports([made_up(first(5))], tmp_path, "A title")
     assert not (tmp_path / "corruptions.csv").exists()
     assert "orruption" not in (tmp_path / "leaderboard.md").read_text()
+
+
+def test_a_sweep_whose_baseline_is_none_of_its_models_is_refused_before_it_runs(tmp_path):
+    file = tmp_path / "sweep.toml"
+    cell = 'dataset = "fashion_mnist_mini"\nmodel = "fashion_mnist/linf/pgd_at"\nattack = "fog"\nbudget = "severity(1)"'
+    file.write_text(f'baseline = "fashion_mnist/linf/pgd"\n[[sweep]]\n{cell}\n')
+    with pytest.raises(UserError, match="baseline = 'fashion_mnist/linf/pgd' .* mean 'fashion_mnist/linf/pgd_at'"):
+        load_sweep(file)
+    assert load_sweep(file, ["baseline=fashion_mnist/linf/pgd_at"]).baseline == "fashion_mnist/linf/pgd_at"

@@ -1,6 +1,6 @@
 """The transfer table: sources by targets, from records alone."""
 
-from robustbench_jax.bench.transfer_table import markdown, matrices, sources_of
+from robustbench_jax.bench.transfer_table import matrices, sheets, sources_of
 from robustbench_jax.registry import canonical
 from tests.bench.made_up import first, made_up, made_up_failure
 
@@ -32,8 +32,11 @@ def test_a_value_is_the_success_rate_among_the_images_that_the_target_gets_right
 def test_the_target_among_the_sources_is_marked_and_what_was_not_run_is_no_number():
     (matrix,) = matrices(RECORDS)
     assert matrix.own == {(f"{CLEAN} (mi_fgsm)", CLEAN), (f"{CLEAN} + {NOISE} (mi_fgsm)", CLEAN)}
-    text = markdown(matrix)
-    assert "100.0%* [96.4, 100.0]" in text and f"| {CLEAN} + {NOISE} (mi_fgsm) | – | 40.0%*" in text
+    (sheet,) = sheets(RECORDS)
+    assert sheet.head == ["made on", NOISE, CLEAN]
+    assert sheet.rows[0][2] == "100.0* [96.4, 100.0]"
+    assert sheet.rows[1][:2] == [f"{CLEAN} + {NOISE} (mi_fgsm)", "–"] and sheet.rows[1][2].startswith("40.0* [")
+    assert "n up to 100" in sheet.note
 
 
 def test_sources_are_read_from_the_call_string():

@@ -34,7 +34,8 @@ class State(BaseState):
 )
 @record
 class Square(EvasionAttack):
-    """queries: proposals of one run, each at most one forward evaluation. area: share of the image that the first squares cover.
+    """queries: proposals of one run, each at most one forward evaluation. area: share of the image that the first
+    squares cover.
 
     rescale: fit the schedule of the squares' area, made for 10,000 queries, to `queries` (AutoAttack does not).
     """
