@@ -220,7 +220,8 @@ class EvasionAttack:
     spend; the driver takes back a step that would spend more. minimal: x_adv is the smallest perturbation found
     (the origin where none was), whatever eps is, and the smallest over all items is kept. prepares: there is a method
     `prepare(key, model, budget, x, y, runtime) -> attack` that sees images x [N, D] (training images where there are
-    some) before any is attacked. composite: `stages(budget)` gives several attacks.
+    some) before any is attacked; learns: what it finds depends on them. composite: `stages(budget)` gives several
+    attacks.
     """
 
     registered: tuple[str, str]
@@ -240,6 +241,10 @@ class EvasionAttack:
     def budgets(self) -> tuple[str, ...] | None:
         """Names of the budgets that it knows; None for all of its threat."""
         return self.facts.get("budgets")
+
+    @property
+    def learns(self) -> bool:
+        return self.prepares
 
     @property
     def called(self) -> str:

@@ -74,7 +74,7 @@ def training_images(cell: Cell, data: Dataset, load: Callable[..., Dataset] = lo
     if cell.threat != "evasion":
         return None
     stages = build("attack", cell.attack).stages(build("budget", cell.budget))
-    if not any(stage.prepares for stage in stages):
+    if not any(stage.learns for stage in stages):
         return None
     try:
         pool = load(cell.dataset, "train", None)

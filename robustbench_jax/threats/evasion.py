@@ -67,7 +67,7 @@ def run(
     flags = [*health.of_the_model(model, data.x, runtime), *health.of_the_attack(attacked)]
     if attack.composite:
         flags += health.along_eps(stream(key, "health"), model, budget, data.x[right], data.y[right])
-    if pool is None and any(stage.prepares for stage in attack.stages(budget)):
+    if pool is None and any(stage.learns for stage in attack.stages(budget)):
         flags.append("learnt on the attacked images: no training images were given")
     return Outcome(
         metrics=found,

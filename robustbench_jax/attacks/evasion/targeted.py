@@ -9,15 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from robustbench_jax.attacks.evasion.wrapped import Wrapped
 from robustbench_jax.registry import nearest, register
-from robustbench_jax.types import EvasionAttack, Problem, State, UserError, record
+from robustbench_jax.types import UserError, record
 
 LABELS = ("random", "most_likely", "least_likely")
 
 
 @register("attack", "targeted", threat="evasion", paper="carlini2017", parts={"attack": "attack"})
 @record
-class Targeted(EvasionAttack):
+class Targeted(Wrapped):
     """label: which wrong class: "random", "most_likely" or "least_likely" by the model's scores of the clean image."""
 
     attack: Any
@@ -27,36 +28,7 @@ class Targeted(EvasionAttack):
     def __post_init__(self):
         if self.label not in LABELS:
             raise UserError(f"targeted: label = {self.label!r}{nearest(self.label, LABELS)}")
-        if self.attack.composite:
-            raise UserError("targeted: attack = cascade(...): write cascade([targeted(...), ...]) instead")
-
-    @property
-    def access(self) -> str:
-        return self.attack.access
-
-    @property
-    def budgets(self) -> tuple[str, ...] | None:
-        return self.attack.budgets
-
-    @property
-    def called(self) -> str:
-        return f"targeted {self.attack.called}"
-
-    @property
-    def steps(self) -> int:
-        return self.attack.steps
-
-    @property
-    def items(self) -> int:
-        return self.attack.items
-
-    @property
-    def queries(self) -> int | None:
-        return self.attack.queries
-
-    @property
-    def minimal(self) -> bool:
-        return self.attack.minimal
+        super().__post_init__()
 
     def target(self, key: jax.Array, logits: jax.Array, y: jax.Array) -> jax.Array:
         """The class to reach, never `y`."""
@@ -64,9 +36,3 @@ class Targeted(EvasionAttack):
             return (y + jax.random.randint(key, (), 1, logits.shape[-1])) % logits.shape[-1]
         scores = logits if self.label == "most_likely" else -logits
         return jnp.argmax(scores.at[y].set(-jnp.inf))
-
-    def init(self, key: jax.Array, problem: Problem) -> State:
-        return self.attack.init(key, problem)
-
-    def step(self, key: jax.Array, problem: Problem, state: State) -> State:
-        return self.attack.step(key, problem, state)

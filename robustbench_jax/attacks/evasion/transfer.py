@@ -70,6 +70,10 @@ class Transfer(Wrapped):
         return True
 
     @property
+    def learns(self) -> bool:
+        return bool(self.train) or self.attack.learns
+
+    @property
     def queries(self) -> None:
         return None
 

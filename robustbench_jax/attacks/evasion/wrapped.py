@@ -56,6 +56,10 @@ class Wrapped(EvasionAttack):
     def prepares(self) -> bool:
         return self.attack.prepares
 
+    @property
+    def learns(self) -> bool:
+        return self.attack.learns
+
     def prepare(self, key: jax.Array, model: Any, budget: Any, x: Any, y: Any, runtime: Any) -> "Wrapped":
         return self.replace(attack=self.attack.prepare(key, model, budget, x, y, runtime))
 
