@@ -255,6 +255,10 @@ class EvasionAttack:
         """What runs, one after another, each on the survivors of those before."""
         return (self,)
 
+    def follow(self, budget: Any, done: tuple[Any, ...]) -> tuple["EvasionAttack", ...]:
+        """What else runs once its stages, and what followed them before, are done: a line each (ops/drive.py's Stage)."""
+        return ()
+
 
 def require_positive(owner: str, **values: Any) -> None:
     """UserError for a number that is not positive; traced values pass."""

@@ -78,21 +78,21 @@ def drive(
     from beforehand (None: the attacked ones). `report` is called with the number of examples whose verdict is known.
     """
     ids = np.arange(len(y)) if ids is None else np.asarray(ids)
-    stages, lines = attack.stages(budget), []
+    stages, lines = list(attack.stages(budget)), []
     found = _untouched(x, len(y))
-    for number, stage in enumerate(stages):
-        left = np.flatnonzero(~found.success)
-        if not len(left):
-            break
+    while len(lines) < len(stages) and not found.success.all():
+        number, left = len(lines), np.flatnonzero(~found.success)
+        stage, last = stages[number], number == len(stages) - 1
         began, own = time.perf_counter(), stream(key, f"stage {number}")
         if stage.prepares:
             seen = (x[left], y[left]) if pool is None else pool
             stage = stage.prepare(stream(own, "prepare"), model, budget, *seen, runtime)
-        settled = partial(_settled, report, len(y) - len(left), number == len(stages) - 1)
+        settled = partial(_settled, report, len(y) - len(left), last)
         got = _run(own, stage, model, budget, x[left], y[left], ids[left], runtime, settled)
         _enter(found, left, got, number)
         totals = (len(left), int(got.success.sum()), int(got.forwards.sum()), int(got.gradients.sum()))
         lines.append(Stage(stage.called, stage.access, *totals, time.perf_counter() - began))
+        stages += attack.follow(budget, tuple(lines)) if last else ()
     report(len(y))
     return Attacked(**vars(found) | {"stages": tuple(lines)})
 

@@ -77,6 +77,25 @@ def test_a_later_stage_sees_only_what_earlier_ones_left(tiny):
         assert (outcome.arrays["broken_by"] == number).sum() == stage["broken"]
 
 
+def quantised(params, x):
+    return affine(params, jnp.round(6 * x) / 6)
+
+
+@pytest.mark.parametrize("net, more", [(affine, 0), (quantised, 2)])
+def test_the_fast_version_runs_fab_and_square_in_full_where_their_probes_find_something(net, more):
+    """Rounding masks the gradients: APGD finds nothing, the probe by Square does."""
+    data = noise_images(12, (6, 6, 1), 3)
+    w = jax.random.normal(jax.random.key(3), (36, 3))
+    model = Classifier(net, {"w": w, "b": jnp.array([3.0, 0.0, 0.0])})
+    data = Dataset(data.x, np.asarray(classify(model, data.x)).astype(np.int32), data.classes, "noise")
+    outcome = evasion.run(
+        jax.random.key(0), model, data, build("attack", "autoattack('fast')"), build("budget", "linf(0.08)")
+    )
+    called = [stage["attack"] for stage in outcome.stages]
+    assert called[: 4 + more] == ["apgd_ce", "apgd_t", "fab_t", "square", "fab_t", "square"][: 4 + more]
+    assert len(called) == 4 + more and outcome.arrays["robust"].any()
+
+
 REFERENCE = {}  # robust accuracy of pyautoattack 0.2.0 (standard, seed 0), first 100 images: benchmark.py --peers
 
 
