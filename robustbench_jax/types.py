@@ -256,7 +256,7 @@ class EvasionAttack:
         return (self,)
 
     def follow(self, budget: Any, done: tuple[Any, ...]) -> tuple["EvasionAttack", ...]:
-        """What else runs once its stages, and what followed them before, are done: a line each (ops/drive.py's Stage)."""
+        """What else runs once its stages, and what followed them, are done; done: their lines (ops/drive.py)."""
         return ()
 
 

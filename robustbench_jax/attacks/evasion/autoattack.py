@@ -2,7 +2,7 @@
 
 Reference: Croce & Hein, ICML 2020, arXiv:2003.01690; in L1 Croce & Hein, ICML 2021, arXiv:2103.01208. Settings are
 those of the authors' implementation: standard (APGD-CE, targeted APGD, targeted FAB, Square), plus and rand.
-Departs from it: the version fast is ours; see apgd, apgd_l1, fab and square; an example leaves a stage with its first success.
+Departs from it: "fast" is ours; see apgd, apgd_l1, fab and square; an example leaves a stage with its first success.
 """
 
 from typing import Any
