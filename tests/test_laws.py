@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustbench_jax.ops import bucket, drive, judge
+from robustbench_jax.ops import bucket, drive, judge, runtime
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.ops.views import view
@@ -162,15 +162,23 @@ def test_new_eps_weights_and_numbers_compile_nothing(attack, ball, tiny):
     assert [f._cache_size() for f in (bucket.start, bucket.step, bucket.steps, judge._judge)] == compiled
 
 
+def few(attack, ball, eps, tiny):
+    """Eight examples on one device: arguments of bucket.steps, and the first states. Compiled once for several laws."""
+    model, data = tiny
+    kernel, budget = prepared(attack, ball, model, data), build("budget", f"{ball}({eps})")
+    model, place = runtime.placed(model, Runtime(width=8, devices=1), 8)
+    rows = map(place, (data.x[:8], data.y[:8], np.arange(8), np.zeros(8, np.int64)))
+    lanes, states = bucket.start(jax.random.key(0), kernel, model, budget, *rows)
+    return (jax.random.key(0), kernel, model, budget, lanes), states
+
+
 @every_kernel
 def test_done_means_that_the_judge_agrees(attack, ball, tiny):
-    model, data = tiny
-    kernel, budget = prepared(attack, ball, model, data), build("budget", f"{ball}({RADII[ball]})")
-    ids = jnp.arange(len(data))
-    lanes, states = bucket.start(jax.random.key(0), kernel, model, budget, data.x, data.y, ids, 0 * ids)
-    for _ in range(int(kernel.steps)):
-        states, _ = bucket.step(jax.random.key(0), kernel, model, budget, lanes, states)
-    judged = judge.judge(model, budget, kernel.goal, data.x, np.asarray(states.x_adv), data.y, np.asarray(lanes.target))
+    arguments, states = few(attack, ball, RADII[ball], tiny)
+    _, kernel, model, budget, lanes = arguments
+    states, _ = bucket.steps(*arguments, states, int(kernel.steps))
+    x, y, target = (np.asarray(rows) for rows in (lanes.x, lanes.y, lanes.target))
+    judged = judge.judge(model, budget, kernel.goal, x, np.asarray(states.x_adv), y, target)
     assert np.all(judged.success[np.asarray(states.done)])
 
 
@@ -214,24 +222,22 @@ class Counting:
 
 
 @every_kernel
-def test_the_evaluations_that_a_state_counts_are_those_that_were_made(attack, ball, tiny):
-    model, data = tiny
-    kernel, net = prepared(attack, ball, model, data), Counting(model.net)
-    x, y = as_unit(data.x[0]), jnp.asarray(data.y[0])
-    counted = Classifier(net, model.params)
-    problem = Problem(
-        view(counted, kernel.access),
-        build("budget", f"{ball}({RADII[ball]})"),
-        kernel.goal,
-        x,
-        y,
-        (y + 1) % 5,
-        jnp.int32(0),
-    )
-    state = kernel.init(jax.random.key(0), problem)
-    for t in range(3):
-        state = kernel.step(jax.random.key(t), problem, state)
-    assert (int(state.forwards), int(state.gradients)) == (net.forwards, net.gradients)
+def test_the_evaluations_that_a_state_counts_are_those_that_are_made(attack, ball, tiny):
+    """Made: by init, and by each step, when they are traced."""
+    arguments, states = few(attack, ball, 0.01 * RADII[ball], tiny)
+    key, kernel, model, budget, lanes = arguments
+    counted = Counting(model.net)
+    seen = view(Classifier(counted, model.params), kernel.access)
+    problem = Problem(seen, budget, kernel.goal, *(leaf[0] for leaf in (lanes.x, lanes.y, lanes.target, lanes.item)))
+    kinds = jax.eval_shape(kernel.init, key, problem)
+    at_first, counted.forwards, counted.gradients = (counted.forwards, counted.gradients), 0, 0
+    jax.eval_shape(kernel.step, key, problem, kinds)
+    each_step = counted.forwards, counted.gradients
+    made = np.tile(at_first, (8, 1))
+    for _ in range(3):
+        made[~np.asarray(bucket._over(kernel, states))] += each_step
+        states, _ = bucket.steps(*arguments, states, 1)
+        np.testing.assert_array_equal(np.stack([states.forwards, states.gradients], 1), made)
 
 
 @pytest.mark.parametrize("access", ["scores", "labels"])
@@ -250,7 +256,7 @@ def test_black_box_attacks_ask_for_no_gradient_and_every_attack_says_what_it_nee
     assert access == "gradients" or not once(attack, ball).gradients.any()
 
 
-@each([pair for pair in PAIRS if pair[1] != "l0"])
+@each([pair for pair in FIRST if pair[1] != "l0"])
 def test_no_attack_breaks_a_linear_model_inside_its_exact_radius(attack, ball, linear):
     """The linear margin is a certificate: what it proves robust, nothing may break."""
     eps = float(np.median(linear.distance(ball)))
