@@ -127,7 +127,7 @@ def show_record(record: Record) -> None:
         interval = f"{m.low:.4g} – {m.high:.4g}" if known and m.low is not None else "–"
         table.add_row(name.replace("_", " "), f"{m.value:.4g}" if known else "–", interval, str(m.n))
     err.print(table)
-    if record.stages:
+    if len(record.stages) > 1:
         err.print(_stages(record))
     for flag in record.flags:
         say(f"FLAG {flag}")

@@ -53,7 +53,7 @@ def panel(examples: list[Example], title: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(1.35 * len(examples), 4.0), 5.0), layout="constrained")
+    figure = Figure(figsize=(max(1.35 * len(examples), 6.5), 5.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(3, len(examples), squeeze=False)
     for axis in axes.flat:

@@ -95,7 +95,9 @@ def test_fusions_average_what_they_say(fusion, tiny):
 
 
 def test_surrogates_are_trained_on_the_pool_alone_and_not_alike(linear):
-    attack = build("attack", "transfer(pgd(steps=2), train='mlp(widths=[8])', count=2, recipe=sgd(epochs=30))")
+    attack = build(
+        "attack", "transfer(pgd(steps=2), train='mlp(widths=[8])', count=2, recipe=sgd(epochs=30, batch_size=16))"
+    )
     x, y, model = linear.data.x, linear.data.y, linear.model
     kernel = attack.prepare(jax.random.key(0), model, build("budget", "linf(0.05)"), x, y, NARROW)
     first, second = kernel.surrogates.members
@@ -195,13 +197,16 @@ def test_the_loss_reached_is_that_of_the_peer_on_the_same_weights(ours, theirs, 
     torch, torchattacks = pytest.importorskip("torch"), pytest.importorskip("torchattacks")
     model, data = tiny
     flat = {name: np.array(value) for name, value in model.params.items()}
-    weights = [torch.tensor(flat[name]) for name in sorted(flat) if flat[name].ndim == 2]
-    biases = [torch.tensor(flat[name]) for name in sorted(flat) if flat[name].ndim == 1 and flat[name].size > 1]
+    weights, biases = (
+        [torch.tensor(flat[f"{layer}/{kind}"]) for layer in ("hidden/0", "head")] for kind in ("kernel", "bias")
+    )
     mean = jax.vmap(model)(as_unit(data.x))
+
+    mean_of, std_of = (float(flat[f"normalise/{name}"][0]) for name in ("mean", "std"))
 
     class Twin(torch.nn.Module):
         def forward(self, x):
-            hidden = x.permute(0, 2, 3, 1).reshape(len(x), -1)
+            hidden = (x.permute(0, 2, 3, 1).reshape(len(x), -1) - mean_of) / std_of
             for layer, (w, b) in enumerate(zip(weights, biases, strict=True)):
                 hidden = (torch.relu(hidden) if layer else hidden) @ w + b
             return hidden
