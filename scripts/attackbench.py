@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import torch
-from flax import nnx
+from reference import torch_network
 
 from robustbench_jax.bench.optimality import envelope, optimality
 from robustbench_jax.bench.workshop import load_model
@@ -158,7 +158,7 @@ def peers(norm: str, propagations: int) -> dict[str, Callable]:
 def _peer(attack: Callable) -> Callable:
     def run(model, x, y, norm, propagations):
         images = torch.tensor(np.moveaxis(as_unit(x), -1, 1).copy())
-        watched = Watched(torch_cnn(model), images, torch.tensor(y.astype(np.int64)), norm, propagations)
+        watched = Watched(torch_network(model), images, torch.tensor(y.astype(np.int64)), norm, propagations)
         torch.manual_seed(0)
         began = time.perf_counter()
         last = attack(watched, images.clone(), watched.labels.clone())
@@ -316,41 +316,6 @@ def _art(norm: str, propagations: int) -> dict[str, Callable]:
         return call
 
     return {f"art {name}": calling(make) for name, make in made.items()}
-
-
-def torch_cnn(model) -> Callable:
-    """The cnn architecture of this package in PyTorch, with the model's weights; images [N, C, H, W]."""
-    weights = {name: torch.tensor(np.array(value)) for name, value in model.params.items()}
-    module = _module(model)
-    mean, std = (weights[f"normalise/{name}"].reshape(1, -1, 1, 1) for name in ("mean", "std"))
-    convolutions = [
-        (weights[f"convolutions/{i}/kernel"].permute(3, 2, 0, 1).contiguous(), weights[f"convolutions/{i}/bias"], layer)
-        for i, layer in enumerate(module.convolutions)
-    ]
-    channels = convolutions[-1][0].shape[0]
-    dense = [weights[f"dense/{i}/kernel"] for i in range(len(module.dense))] + [weights["head/kernel"]]
-    bias = [weights[f"dense/{i}/bias"] for i in range(len(module.dense))] + [weights["head/bias"]]
-    rows = dense[0].reshape(-1, channels, dense[0].shape[1])
-    dense[0] = rows.permute(1, 0, 2).reshape(-1, dense[0].shape[1]).contiguous()  # in channels-first order
-
-    def forward(x):
-        x = (x - mean) / std
-        for kernel, b, layer in convolutions:
-            (top, bottom), (left, right) = layer.padding
-            x = torch.nn.functional.pad(x, (left, right, top, bottom))
-            x = torch.relu(torch.nn.functional.conv2d(x, kernel, b, stride=layer.stride))
-        x = x.flatten(1)
-        for kernel, b in zip(dense[:-1], bias[:-1], strict=True):
-            x = torch.relu(x @ kernel + b)
-        return x @ dense[-1] + bias[-1]
-
-    return forward
-
-
-def _module(model):
-    from robustbench_jax.models.net import _nested
-
-    return nnx.merge(model.net.inference, _nested(model.params))
 
 
 def _slug(text: str) -> str:

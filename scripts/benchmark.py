@@ -2,14 +2,16 @@
 
     pip install -e ".[peers]"
     python scripts/benchmark.py drive [--examples 500] [--steps 100] [--repeats 3]
-    python scripts/benchmark.py autoattack --peers [--examples 500] [--model CALL] [--dataset CALL] [--budget CALL]
+    python scripts/benchmark.py autoattack --peers [--examples 500] [--only PART] [--model CALL] [--dataset CALL]
+                                                [--budget CALL]
 
 drive: PGD through the driver against a plain PGD in PyTorch eager, on the shipped model that survives most of it and
 on the one that it breaks. Repeats alternate between the two programs and medians are compared, so that a machine whose
 speed drifts does not favour either. What one compilation costs is given apart.
 
 autoattack: the standard version against the reference implementation, component by component, on the same two models
-or on a cnn or cnn_a of your own. Ours runs twice: what the first run takes longer is compiling.
+or on others. Ours runs twice: what the first run takes longer is compiling. An architecture instead of a model
+(preact_resnet18) has random weights, and its own predictions count as the labels.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 
 import jax
@@ -25,11 +28,13 @@ import numpy as np
 import reference
 from reference import Part, Verdict
 
+from robustbench_jax.bench.cells import kind_of_model
 from robustbench_jax.bench.clock import Clock
 from robustbench_jax.bench.workshop import load_model
 from robustbench_jax.cli import use_all_cores
 from robustbench_jax.data import load_dataset
 from robustbench_jax.keys import stream
+from robustbench_jax.models import build_model
 from robustbench_jax.ops import bucket
 from robustbench_jax.ops.drive import drive
 from robustbench_jax.ops.judge import classify
@@ -48,6 +53,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peers", action="store_true", help="run the reference as well")
+    parser.add_argument("--only", choices=list(reference.PARTS.values()), help="one component, alone")
     parser.add_argument("--model", action="append", help="a model of this package, more than once for several")
     parser.add_argument("--dataset", default="fashion_mnist_mini")
     parser.add_argument("--budget", action="append", help="more than once for several")
@@ -74,27 +80,39 @@ def compare_autoattack(options: argparse.Namespace) -> None:
     data = load_dataset(options.dataset, limit=options.examples)
     for name in options.model or MODELS.values():
         for text in options.budget or [f"linf({EPS})"]:
-            model, budget = load_model(name), build("budget", text)
+            model, budget = made(name, data), build("budget", text)
+            if kind_of_model(name) == "model":
+                data = replace(data, y=classify(model, data.x).astype(np.int32))
             print(f"\n{name}, {text}, {len(data)} images of {data.name}")
-            first = autoattack(model, budget, data)
-            ours = autoattack(model, budget, data)
+            first = autoattack(model, budget, data, options.only)
+            ours = autoattack(model, budget, data, options.only)
             memory = peak_memory()
             print(f"compiling {total(first) - total(ours):.1f} s; memory at most {memory:.2f} GiB")
             if options.peers:
-                theirs = reference.autoattack(model, data, budget.registered[1], float(budget.eps))
+                theirs = reference.autoattack(model, data, budget.registered[1], float(budget.eps), options.only)
                 print(f"memory with the reference at most {peak_memory():.2f} GiB")
                 print(table(ours, theirs), flush=True)
             else:
                 print(f"robust {ours.robust.mean():.3f}\n{parts_table(ours)}", flush=True)
 
 
-def autoattack(model, budget, data) -> Verdict:
+def made(name: str, data):
+    """The trained model, or the architecture with random weights for these images."""
+    if kind_of_model(name) != "model":
+        return load_model(name)
+    return build_model(name, data.x.shape[1:], len(data.classes), jax.random.key(KEY))
+
+
+def autoattack(model, budget, data, only: str | None = None) -> Verdict:
+    attack = build("attack", "autoattack")
+    if only:
+        attack = next(stage for stage in attack.stages(budget) if stage.called == only)
     right = classify(model, data.x) == data.y
     ids = np.flatnonzero(right)
-    found = drive(jax.random.key(KEY), build("attack", "autoattack"), model, budget, data.x[ids], data.y[ids], ids=ids)
+    found = drive(jax.random.key(KEY), attack, model, budget, data.x[ids], data.y[ids], ids=ids)
     robust = right.copy()
     robust[ids] = ~found.success
-    parts = {stage.attack: Part(*(getattr(stage, column) for column in COLUMNS)) for stage in found.stages}
+    parts = {only or stage.attack: Part(*(getattr(stage, column) for column in COLUMNS)) for stage in found.stages}
     return Verdict(robust, parts)
 
 

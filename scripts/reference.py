@@ -35,16 +35,22 @@ class Verdict:
     parts: dict[str, Part] = field(default_factory=dict)
 
 
-def autoattack(model, data, norm: str, eps: float, batch: int = 500) -> Verdict:
-    """The standard version of the reference, component by component, as its run_standard_evaluation cascades them."""
+def autoattack(model, data, norm: str, eps: float, only: str | None = None, batch: int = 500) -> Verdict:
+    """The standard version of the reference, component by component, as its run_standard_evaluation cascades them, or
+    one component alone.
+    """
     from pyautoattack import AutoAttack
 
-    forward, counts = counted(torch_cnn(model))
+    forward, counts = counted(torch_network(model))
     x, y = torch.tensor(np.moveaxis(as_unit(data.x), -1, 1).copy()), torch.tensor(data.y.astype(np.int64))
     adversary = AutoAttack(forward, norm=NORMS[norm], eps=eps, version="standard", seed=0)
     adversary.verbose = False
+    if only:
+        adversary.attacks_to_run = [only.replace("_", "-")]
     parts = {}
     for attribute, name in PARTS.items():
+        if only not in (None, name):
+            continue
         attack = getattr(adversary, attribute)
         parts[name] = Part()
         attack.perturb = watched(attack.perturb, forward, counts, parts[name])
@@ -91,7 +97,7 @@ def torch_pgd(model, data, starts: np.ndarray, steps: int, eps: float, step: flo
 
     An image counts as robust if the model is right at the end of the path.
     """
-    forward = torch_cnn(model)
+    forward = torch_network(model)
     x0, start = (torch.tensor(np.moveaxis(a, -1, 1).copy()) for a in (as_unit(data.x), starts))
     y = torch.tensor(data.y.astype(np.int64))
 
@@ -109,29 +115,71 @@ def torch_pgd(model, data, starts: np.ndarray, steps: int, eps: float, step: flo
     return run
 
 
-def torch_cnn(model) -> Callable:
-    """The cnn and cnn_a of this package in PyTorch, with the model's weights; takes images [N, C, H, W]."""
-    weights = {name: np.array(value) for name, value in model.params.items()}
-    convolutions = sorted({int(name.split("/")[1]) for name in weights if name.startswith("convolutions/")})
-    strides = {2: (2, 2), 3: (1, 2, 2)}[len(convolutions)]
-    mean, std = (torch.tensor(weights[f"normalise/{name}"].reshape(1, -1, 1, 1)) for name in ("mean", "std"))
-    filters = [
-        (
-            torch.tensor(weights[f"convolutions/{i}/kernel"].transpose(3, 2, 0, 1).copy()),
-            torch.tensor(weights[f"convolutions/{i}/bias"]),
-            strides[i],
-        )
-        for i in convolutions
-    ]
-    channels = filters[-1][0].shape[0]
-    last = weights["dense/0/kernel"].reshape(-1, channels, weights["dense/0/kernel"].shape[-1])
-    first = torch.tensor(last.transpose(1, 0, 2).reshape(-1, last.shape[-1]).copy())  # rows in channels-first order
-    head = [torch.tensor(weights[name]) for name in ("dense/0/bias", "head/kernel", "head/bias")]
+def torch_network(model) -> Callable:
+    """A cnn or pre-activation ResNet of this package in PyTorch, with the model's weights; images [N, C, H, W]."""
+    module = model.net.module(model.params)
+    mean, std = (tensor(value).reshape(1, -1, 1, 1) for value in (module.normalise.mean, module.normalise.std))
+    rest = torch_cnn(module) if hasattr(module, "convolutions") else torch_preact(module)
+    return lambda x: rest((x - mean) / std)
+
+
+def torch_cnn(module) -> Callable:
+    convolutions = [convolution(layer) for layer in module.convolutions]
+    dense = [(tensor(layer.kernel), tensor(layer.bias)) for layer in [*module.dense, module.head]]
+    channels = module.convolutions[-1].kernel.shape[-1]
+    first = dense[0][0]
+    rows = first.reshape(-1, channels, first.shape[1])
+    dense[0] = rows.permute(1, 0, 2).reshape(first.shape).contiguous(), dense[0][1]  # in channels-first order
 
     def forward(x):
-        x = (x - mean) / std
-        for kernel, bias, stride in filters:
-            x = torch.relu(torch.nn.functional.conv2d(x, kernel, bias, stride=stride, padding=1))
-        return torch.relu(x.flatten(1) @ first + head[0]) @ head[1] + head[2]
+        for layer in convolutions:
+            x = torch.relu(layer(x))
+        x = x.flatten(1)
+        for kernel, bias in dense[:-1]:
+            x = torch.relu(torch.addmm(bias, x, kernel))
+        return torch.addmm(dense[-1][1], x, dense[-1][0])
 
     return forward
+
+
+def torch_preact(module) -> Callable:
+    stem, norm = convolution(module.stem), normalisation(module.norm)
+    kernel, bias = tensor(module.head.kernel), tensor(module.head.bias)
+    blocks = [
+        (
+            normalisation(block.norm1),
+            convolution(block.conv1),
+            normalisation(block.norm2),
+            convolution(block.conv2),
+            block.shortcut and convolution(block.shortcut),
+        )
+        for block in module.blocks
+    ]
+
+    def forward(x):
+        x = stem(x)
+        for norm1, conv1, norm2, conv2, shortcut in blocks:
+            active = torch.relu(norm1(x))
+            x = conv2(torch.relu(norm2(conv1(active)))) + (shortcut(active) if shortcut else x)
+        return torch.addmm(bias, torch.relu(norm(x)).mean((2, 3)), kernel)
+
+    return forward
+
+
+def convolution(layer) -> Callable:
+    kernel, bias = tensor(layer.kernel).permute(3, 2, 0, 1).contiguous(), layer.bias and tensor(layer.bias)
+    (top, bottom), (left, right) = np.broadcast_to(layer.padding, (2, 2)).tolist()
+    convolve = torch.nn.functional.conv2d
+    if (top, left) == (bottom, right):
+        return lambda x: convolve(x, kernel, bias, stride=layer.stride, padding=(top, left))
+    pad = torch.nn.ZeroPad2d((left, right, top, bottom))
+    return lambda x: convolve(pad(x), kernel, bias, stride=layer.stride)
+
+
+def normalisation(layer) -> Callable:
+    mean, var, scale, bias = (tensor(value) for value in (layer.mean, layer.var, layer.scale, layer.bias))
+    return lambda x: torch.nn.functional.batch_norm(x, mean, var, scale, bias, eps=layer.epsilon)
+
+
+def tensor(value) -> torch.Tensor:
+    return torch.tensor(np.array(value[...]))

@@ -5,7 +5,21 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
 
+from robustbench_jax.ops.runtime import make_room  # noqa: E402
 from tests import oracles  # noqa: E402
+
+
+def pytest_collection_modifyitems(items):
+    """The laws of one attack follow one another: what is compiled for one of them serves the others."""
+    laws = [number for number, item in enumerate(items) if item.path.name == "test_laws.py"]
+    turns = sorted((items[number] for number in laws), key=lambda item: item.name.partition("[")[2])
+    for number, item in zip(laws, turns, strict=True):
+        items[number] = item
+
+
+@pytest.fixture(autouse=True)
+def room():
+    make_room()
 
 
 @pytest.fixture(scope="session")

@@ -74,9 +74,9 @@ FIRST = [(attack, balls(attack)[0]) for attack in ATTACKS if balls(attack)]
 
 
 def each(pairs):
-    """One test for each pair; those of one attack go to one worker, which then compiles it once."""
+    """One test for each pair. Other balls than an attack's first are slow: each compiles the attack anew."""
     return pytest.mark.parametrize(
-        "attack, ball", [pytest.param(*pair, marks=pytest.mark.xdist_group(pair[0])) for pair in pairs]
+        "attack, ball", [pytest.param(*pair, marks=() if pair in FIRST else pytest.mark.slow) for pair in pairs]
     )
 
 

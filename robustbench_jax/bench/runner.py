@@ -21,7 +21,7 @@ from robustbench_jax.bench.records import Record, Timing
 from robustbench_jax.bench.workshop import Workshop
 from robustbench_jax.data import load_dataset
 from robustbench_jax.models.files import digest
-from robustbench_jax.ops.runtime import Runtime
+from robustbench_jax.ops.runtime import Runtime, make_room
 from robustbench_jax.registry import build, entry, parse
 from robustbench_jax.types import Classifier, Dataset, Outcome, UserError
 
@@ -47,6 +47,7 @@ def run_cell(
     report: Report = lambda settled: None,
 ) -> tuple[Record, Outcome]:
     """Runs the threat's procedure on things that are already made. pool: see `training_images`."""
+    make_room()
     made = provenance(data=data.digest, weights=_digest(model), seed=cell.seed)
     learnt = {} if pool is None else {"pool": pool}
     if pool is not None:

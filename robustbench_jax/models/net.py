@@ -38,7 +38,11 @@ class Net:
 
     def __call__(self, params: Params, x: jax.Array) -> jax.Array:
         """Logits of one image [D] or of a batch [B, D]."""
-        return nnx.merge(self.inference, _nested(params))(x)
+        return self.module(params)(x)
+
+    def module(self, params: Params) -> nnx.Module:
+        """The architecture in inference mode with these arrays."""
+        return nnx.merge(self.inference, _nested(params))
 
     def train(self, params: Params, x: jax.Array, key: jax.Array) -> tuple[jax.Array, Params]:
         """Logits [B, C] in training mode and the parameters with their statistics moved on. The key feeds dropout."""

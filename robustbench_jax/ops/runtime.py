@@ -5,6 +5,7 @@ Shapes: N examples, W rows of one compiled call.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from robustbench_jax.types import Classifier, UserError
 
 NARROWEST = 8  # a bucket does not shrink below this: narrower ones save nothing and round differently
+MAPS, ALLOWED = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 
 
 def on_cpu() -> bool:
@@ -65,6 +67,16 @@ def slow_in_loops(model: Classifier, shape: tuple[int, ...]) -> bool:
     """
     seen = jax.make_jaxpr(model.keyed(jax.random.key(0)))(jax.ShapeDtypeStruct(shape, np.float32))
     return "conv_general_dilated" in str(seen)
+
+
+def make_room() -> None:
+    """Drops compiled programs if the process holds half of the memory maps that Linux allows it.
+
+    A program compiled for CPU holds some ten of them, and past the limit the compiler crashes: a sweep of a few hundred
+    cells would get there.
+    """
+    if MAPS.exists() and ALLOWED.exists() and 2 * MAPS.read_bytes().count(b"\n") > int(ALLOWED.read_text()):
+        jax.clear_caches()
 
 
 def placed(model: Classifier, runtime: Runtime, width: int) -> tuple[Classifier, Callable]:

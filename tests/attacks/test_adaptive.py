@@ -114,6 +114,7 @@ def test_eot_over_noise_has_the_gradient_of_the_image(linear):
     assert (found.success == expected).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_eot_over_turns_survives_turning_better_than_the_plain_attack(small_cnn):
     model, data = small_cnn
     ball, turns = build("budget", "linf(0.04)"), build("budget", "rotation_translation(20, 1)")
@@ -207,6 +208,7 @@ class Loaded:
         return self.model, {}
 
 
+@pytest.mark.slow
 def test_eot_and_bpda_compose_either_way(linear):
     model, eps = Classifier(Quantised(), linear.model.params), 2.0 * float(np.median(linear.distance("linf")))
     over = "over=linf(0.01), samples=4"

@@ -125,6 +125,7 @@ def test_wrong_arguments_are_named(text, message):
         build("attack", text)
 
 
+@pytest.mark.slow
 def test_in_l1_it_stays_in_ball_and_box_and_beats_pgd():
     model = linear_model(4, seed=3)
     x = np.random.default_rng(1).integers(0, 256, (64, *SHAPE), np.uint8)

@@ -47,7 +47,7 @@ def test_rand_averages_gradients_over_draws():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("budget", ["linf(0.3)", "l1(8)"])
+@pytest.mark.parametrize("budget", ["linf(0.3)", pytest.param("l1(8)", marks=pytest.mark.slow)])
 def test_few_classes_are_handled(classes, budget):
     data = noise_images(12, (6, 6, 1), classes)
     w = jax.random.normal(jax.random.key(classes), (36, classes))
@@ -65,6 +65,7 @@ def test_images_that_are_all_wrong_and_no_image_left_are_no_error(tiny):
     assert outcome.metrics["robust_accuracy"].value == 0 and outcome.stages == ()
 
 
+@pytest.mark.slow
 def test_a_later_stage_sees_only_what_earlier_ones_left(tiny):
     model, data = tiny
     attack, budget = build("attack", "autoattack"), build("budget", "linf(0.003)")
@@ -81,6 +82,7 @@ def quantised(params, x):
     return affine(params, jnp.round(6 * x) / 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net, more", [(affine, 0), (quantised, 2)])
 def test_the_fast_version_runs_fab_and_square_in_full_where_their_probes_find_something(net, more):
     """Rounding masks the gradients: APGD finds nothing, the probe by Square does."""

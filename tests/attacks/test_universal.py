@@ -43,7 +43,18 @@ def test_it_learns_in_every_budget_what_its_points_are(budget, tiny):
     assert np.any(found.x_adv != as_unit(data.x)) and found.x_adv.min() >= 0 and found.x_adv.max() <= 1
 
 
-def test_it_has_learnt_before_it_attacks(tiny):
-    model, data = tiny
+def test_it_has_learnt_before_it_attacks():
     with pytest.raises(UserError, match="learnt nothing before prepare"):
-        attacked(build("attack", "targeted(universal)"), model, data.x, data.y, "linf(0.1)")
+        build("attack", "universal").init(jax.random.key(0), None)
+
+
+def test_wrapped_it_learns_as_well(tiny):
+    model, data = tiny
+    found = attacked("targeted(universal(updates=3))", model, data.x, data.y, "linf(0.1)", (data.x, data.y))
+    np.testing.assert_array_equal(found.forwards, 1)
+    assert np.any(found.x_adv != as_unit(data.x))
+
+
+def test_no_call_string_says_what_it_learns():
+    with pytest.raises(UserError, match="'universal' has no argument 'learnt'"):
+        build("attack", "universal(learnt=1)")

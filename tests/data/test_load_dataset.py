@@ -6,7 +6,14 @@ from robustbench_jax.data import load_dataset
 from robustbench_jax.registry import build, canonical, discover
 from robustbench_jax.types import UserError
 
-NEEDS_A_PATH = {"npz", "image_folder"}
+ARGUMENTS = {
+    "npz": '"nowhere"',
+    "image_folder": '"nowhere"',
+    "cifar10_c": '"nowhere", "fog", 3',
+    "cifar100_c": '"nowhere", "fog", 3',
+    "cifar10_corrupted": '"fog", 3',
+    "imagenet2012_corrupted": '"fog", 3',
+}
 
 
 def test_every_registered_dataset_can_say_whether_it_is_here_and_how_to_get_it():
@@ -23,7 +30,7 @@ def test_every_registered_dataset_can_say_whether_it_is_here_and_how_to_get_it()
         "image_folder",
     } <= set(names)
     for name in names:
-        source = build("dataset", f'{name}("nowhere")' if name in NEEDS_A_PATH else name)
+        source = build("dataset", f"{name}({ARGUMENTS.get(name, '')})")
         assert source.available() in (True, False)
         assert source.available() or source.how_to_get()
 

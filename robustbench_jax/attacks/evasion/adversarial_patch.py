@@ -18,7 +18,15 @@ from robustbench_jax.registry import register
 from robustbench_jax.types import EvasionAttack, Problem, State, UserError, record, require_positive
 
 
-@register("attack", "adversarial_patch", threat="evasion", access="gradients", paper="brown2017", budgets=("patch",))
+@register(
+    "attack",
+    "adversarial_patch",
+    threat="evasion",
+    access="gradients",
+    paper="brown2017",
+    budgets=("patch",),
+    given=("learnt",),
+)
 @record
 class AdversarialPatch(EvasionAttack):
     """updates: gradient steps, each on `batch` images of the pool with the patch at a random place and scale of each.

@@ -24,6 +24,7 @@ FORMS = ("front", "rounding")
     threat="evasion",
     paper="athalye2018obfuscated",
     parts={"attack": "attack", "surrogate": "pretrained"},
+    given=("loaded",),
 )
 @record
 class BPDA(Wrapped):

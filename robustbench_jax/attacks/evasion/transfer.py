@@ -36,6 +36,7 @@ class State(BaseState):
     access="none",
     paper="papernot2016",
     parts={"attack": "attack", "sources": "pretrained", "recipe": "recipe"},
+    given=("surrogates",),
 )
 @record
 class Transfer(Wrapped):

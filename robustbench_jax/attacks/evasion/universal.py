@@ -20,7 +20,9 @@ from robustbench_jax.types import EvasionAttack, Problem, State, UserError, reco
 BUDGETS = ("linf", "l2", "l1", "l0", "rotation_translation", "flow", "recolour")
 
 
-@register("attack", "universal", threat="evasion", access="gradients", paper="moosavi2017", budgets=BUDGETS)
+@register(
+    "attack", "universal", threat="evasion", access="gradients", paper="moosavi2017", budgets=BUDGETS, given=("learnt",)
+)
 @record
 class Universal(EvasionAttack):
     """updates: gradient steps, each on `batch` images of the pool. step_size: of the first, a fraction of the radius.
