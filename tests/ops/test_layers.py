@@ -25,6 +25,9 @@ CASES = [  # side, channels in, window, channels out, stride, padding
     (8, 2, 4, 3, 4, 0),
     (9, 3, 4, 80, (2, 1), "SAME"),
     (12, 6, 4, 5, (3, 2), ((1, 0), (2, 3))),
+    (4, 24, 3, 32, 1, 1),  # the kernel larger than the images
+    (24, 48, 3, 52, 1, 1),  # Winograd's form
+    (27, 48, 3, 48, 1, ((0, 1), (2, 0))),
 ]
 each = pytest.mark.parametrize("case", CASES, ids=str)
 some = pytest.mark.parametrize("case", CASES[:3], ids=str)
