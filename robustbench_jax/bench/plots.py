@@ -39,8 +39,8 @@ def _figure(lines: list[Curve]):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = list(dict.fromkeys(map(_place, lines)))
-    models = list(dict.fromkeys(line.model for line in lines))
+    panels = sorted(set(map(_place, lines)))
+    models = sorted({line.model for line in lines})
     wide = min(len(panels), 3)
     high = -(-len(panels) // wide)
     figure = Figure(figsize=(3.5 * wide + 0.4, 2.9 * high + 0.2 + 0.18 * len(models)), layout="constrained")

@@ -98,7 +98,14 @@ def test_the_fast_version_runs_fab_and_square_in_full_where_their_probes_find_so
     assert len(called) == 4 + more and outcome.arrays["robust"].any()
 
 
-REFERENCE = {}  # robust accuracy of pyautoattack 0.2.0 (standard, seed 0), first 100 images: benchmark.py --peers
+REFERENCE = {  # robust accuracy of pyautoattack 0.2.0 (standard, seed 0), first 100 images: benchmark.py --peers
+    ("fashion_mnist/linf/pgd_at", "linf(0.1)"): 0.74,
+    ("fashion_mnist/linf/pgd_at", "l2(1)"): 0.59,
+    ("fashion_mnist/linf/pgd_at", "l1(10)"): 0.27,
+    ("fashion_mnist/clean/standard", "linf(0.01)"): 0.76,
+    ("fashion_mnist/clean/standard", "l2(0.3)"): 0.60,
+    ("fashion_mnist/clean/standard", "l1(3)"): 0.47,
+}
 
 
 @pytest.mark.slow
