@@ -112,7 +112,7 @@ def ours(norm: str, propagations: int, model) -> dict[str, Callable]:
     """Our attacks of that norm with as many steps as the propagations pay for; the name is the call string."""
     half, classes = propagations // 2, len(model.params["head/bias"])
     deepfool = f"deepfool(steps={min(50, propagations // (classes + 1))})"
-    fab = f"fab(steps={propagations // (classes + 2)})"
+    fab = f"fab(steps={propagations // (classes + 1)})"
     search = half // 9
     texts = [f"fmn(steps={half})", f"pdpgd(steps={half})"] + {
         "linf": [deepfool, fab, f"carlini_wagner_linf(runs=40, iterations={half // 40}, learning_rate=0.01)"],

@@ -92,19 +92,18 @@ class _FAB(EvasionAttack):
             f, w = jax.value_and_grad(lambda z: _lead(problem, problem.logits(z), state.aim))(state.z)
             return f, w, 1
         logits, pull = jax.vjp(problem.logits, state.z)
-        classes = jnp.arange(len(logits))
-        lead = jax.vmap(lambda k: jax.grad(lambda z: z[problem.y] - z[k])(logits))(classes)  # [C, C]
+        others = (problem.y + 1 + jnp.arange(len(logits) - 1)) % len(logits)
+        lead = jax.nn.one_hot(problem.y, len(logits)) - jax.nn.one_hot(others, len(logits))  # [C - 1, C]
         w = jax.vmap(lambda row: pull(row)[0])(lead)
-        f = logits[problem.y] - logits
-        distance = jnp.abs(f) / (jax.vmap(lambda g: _dual(problem.budget.p, g))(w) + TINY)
-        nearest = jnp.argmin(jnp.where(classes == problem.y, jnp.inf, distance))
-        return f[nearest], w[nearest], len(logits)
+        f = logits[problem.y] - logits[others]
+        nearest = jnp.argmin(jnp.abs(f) / (jax.vmap(lambda g: _dual(problem.budget.p, g))(w) + TINY))
+        return f[nearest], w[nearest], len(others)
 
 
 @register("attack", "fab", threat="evasion", access="gradients", paper="croce2020fab", budgets=("linf", "l2", "l1"))
 @record
 class FAB(_FAB):
-    """Towards the nearest of all boundaries: one backward pass a class and step."""
+    """Towards the nearest of all boundaries: one backward pass a wrong class and step."""
 
 
 @register(
