@@ -22,6 +22,7 @@ from robustbench_jax.types import UserError
 PACKAGES = {
     "attack": "robustbench_jax.attacks",
     "budget": "robustbench_jax.ops",
+    "certifier": "robustbench_jax.certify",
     "loss": "robustbench_jax.ops.losses",
     "dataset": "robustbench_jax.data",
     "model": "robustbench_jax.models",

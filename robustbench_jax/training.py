@@ -38,8 +38,25 @@ class TrainingDefence:
         """The mean loss of logits [B, C]."""
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
 
+    def objective(
+        self,
+        key: jax.Array,
+        model: Classifier,
+        clean: jax.Array,
+        x: jax.Array,
+        logits: jax.Array,
+        y: jax.Array,
+        progress: jax.Array,
+    ) -> jax.Array:
+        """The mean loss of a batch, differentiated by the weights of `model` (in inference mode).
+
+        clean [B, D]: the augmented images; x [B, D]: what `perturb` made of them; logits [B, C]: of x, in training
+        mode; progress: the share of all steps that is done, from 0 to 1.
+        """
+        return self.loss(logits, y)
+
     def combine(self, key: jax.Array, objective: Callable, weights: Any, batch: tuple) -> tuple[Any, Any]:
-        """(gradients, aux) of objective(weights, batch) -> (loss, aux)."""
+        """(gradients, aux) of objective(weights, batch) -> (loss, aux); batch is (clean, x, y)."""
         return jax.grad(objective, has_aux=True)(weights, batch)
 
 
@@ -200,9 +217,9 @@ def _steps_per_epoch(count: int, recipe: Recipe) -> int:
 def _train(key, net, state: Fit, x, y, ids, defence, recipe: Recipe, total: int):
     """One step of one model: augment, perturb, update."""
     key = jax.random.fold_in(key, state.step)
-    x = _augment(stream(key, "augment"), x, recipe.augmentation)
-    x = defence.perturb(stream(key, "perturb"), Classifier(net, state.params), x, y, ids)
-    return _update(stream(key, "update"), state, x, y, defence, net=net, recipe=recipe, total=total)
+    clean = _augment(stream(key, "augment"), x, recipe.augmentation)
+    x = defence.perturb(stream(key, "perturb"), Classifier(net, state.params), clean, y, ids)
+    return _update(stream(key, "update"), state, clean, x, y, defence, net=net, recipe=recipe, total=total)
 
 
 def _train_many(keys, state: Fit, x, y, ids, *, defence, recipe, net, total) -> Fit:
@@ -230,15 +247,17 @@ def _augment(key, x, kind: str) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames=("net", "recipe", "total"))
-def _update(key, state: Fit, x, y, defence, *, net, recipe: Recipe, total: int):
-    weights = net.trainable(state.params)
+def _update(key, state: Fit, clean, x, y, defence, *, net, recipe: Recipe, total: int):
+    weights, progress = net.trainable(state.params), state.step / total
 
     def objective(weights, batch):
-        logits, params = net.train(state.params | weights, batch[0], stream(key, "dropout"))
-        loss = defence.loss(logits, batch[1])
-        return loss, (params, loss, jnp.mean(jnp.argmax(logits, -1) == batch[1]))
+        clean, x, y = batch
+        logits, params = net.train(state.params | weights, x, stream(key, "dropout"))
+        model = Classifier(net, state.params | weights)
+        loss = defence.objective(stream(key, "objective"), model, clean, x, logits, y, progress)
+        return loss, (params, loss, jnp.mean(jnp.argmax(logits, -1) == y))
 
-    gradients, (params, loss, accuracy) = defence.combine(stream(key, "combine"), objective, weights, (x, y))
+    gradients, (params, loss, accuracy) = defence.combine(stream(key, "combine"), objective, weights, (clean, x, y))
     changes, optimiser = recipe.optimiser(total).update(gradients, state.optimiser, weights)
     params = params | optax.apply_updates(weights, changes)
     average = state.average

@@ -260,6 +260,73 @@ class EvasionAttack:
         return ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """What a certifier proved of B images x with labels y, for every point of the budget around each at once.
+
+    certified bool[B]: all those points get the class y. prediction int[B]: the class that the certified model gives x
+    itself, -1 where it abstains (a smoothed model is not the one that it was made of). margin float[B]: a lower bound,
+    over the budget, of the logit of y minus the largest other one; radius float[B]: the largest radius, in the
+    budget's norm, at which the image is certified; NaN where the certifier has no such number. x_adv float[B, D] or
+    None: counterexamples that it met, where attacked bool[B]; they are judged by the harness before they count.
+    failure: the probability, for each image, that `certified` is wrong; 0 for a proof. seconds float[B] or None: of
+    wall time, each image's share.
+    """
+
+    certified: np.ndarray
+    prediction: np.ndarray
+    margin: np.ndarray
+    radius: np.ndarray
+    attacked: np.ndarray | None = None
+    x_adv: np.ndarray | None = None
+    failure: float = 0.0
+    seconds: np.ndarray | None = None
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+
+    @classmethod
+    def empty(cls, count: int) -> "Certificate":
+        """Nothing proved of `count` images."""
+        nothing = np.full(count, np.nan, np.float32)
+        return cls(np.zeros(count, bool), np.full(count, -1), nothing, nothing.copy())
+
+
+class Certifier:
+    """What a registered certifier is: it proves, for each image, that no point of the budget changes the class.
+
+    own_prediction: it certifies a model made of the given one (smoothing, masking), with a prediction of its own;
+    otherwise it is asked only about images that the model gets right. failure: as in Certificate.
+    """
+
+    registered: tuple[str, str]
+    facts: dict[str, Any]
+    own_prediction = False
+    failure = 0.0
+
+    @property
+    def budgets(self) -> tuple[str, ...] | None:
+        """Names of the budgets that it knows; None for all of evasion."""
+        return self.facts.get("budgets")
+
+    def certify(
+        self,
+        key: jax.Array,
+        model: Classifier,
+        x: np.ndarray,
+        y: np.ndarray,
+        budget: Any,
+        *,
+        ids: np.ndarray,
+        runtime: Any,
+        report: Callable[[int], None] = lambda settled: None,
+    ) -> Certificate:
+        """The certificate of images x [B, D] in [0, 1] or uint8 with labels y [B]. The key is consumed.
+
+        What it draws for an image depends on its id, never on its neighbours. report is told how many are settled.
+        """
+        raise NotImplementedError
+
+
 def require_positive(owner: str, **values: Any) -> None:
     """UserError for a number that is not positive; traced values pass."""
     for name, value in values.items():
