@@ -270,7 +270,7 @@ class Certificate:
     budget's norm, at which the image is certified; NaN where the certifier has no such number. x_adv float[B, D] or
     None: counterexamples that it met, where attacked bool[B]; they are judged by the harness before they count.
     failure: the probability, for each image, that `certified` is wrong; 0 for a proof. seconds float[B] or None: of
-    wall time, each image's share.
+    wall time, each image's share. evidence: arrays [B] by name, from which anybody can compute the radius again.
     """
 
     certified: np.ndarray
@@ -283,6 +283,7 @@ class Certificate:
     seconds: np.ndarray | None = None
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    evidence: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def empty(cls, count: int) -> "Certificate":
