@@ -31,7 +31,10 @@ class TrainingDefence:
     """What a training defence may change: the inputs, the loss, and how gradients are made of it."""
 
     def perturb(self, key: jax.Array, model: Classifier, x: jax.Array, y: jax.Array, ids: jax.Array) -> jax.Array:
-        """What the model is trained on instead of x [B, D]; called between compiled steps: it may drive an attack."""
+        """What the model is trained on instead of x [B, D]; called between compiled steps: it may drive an attack.
+
+        Several copies of the batch may come back, one after another [copies * B, D]; `objective` gets their logits.
+        """
         return x
 
     def loss(self, logits: jax.Array, y: jax.Array) -> jax.Array:
@@ -255,7 +258,7 @@ def _update(key, state: Fit, clean, x, y, defence, *, net, recipe: Recipe, total
         logits, params = net.train(state.params | weights, x, stream(key, "dropout"))
         model = Classifier(net, state.params | weights)
         loss = defence.objective(stream(key, "objective"), model, clean, x, logits, y, progress)
-        return loss, (params, loss, jnp.mean(jnp.argmax(logits, -1) == y))
+        return loss, (params, loss, jnp.mean(jnp.argmax(logits[: len(y)], -1) == y))
 
     gradients, (params, loss, accuracy) = defence.combine(stream(key, "combine"), objective, weights, (clean, x, y))
     changes, optimiser = recipe.optimiser(total).update(gradients, state.optimiser, weights)

@@ -33,6 +33,7 @@ def draw(noise: str, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.normal(key, shape)
 
 
+@partial(jax.jit, static_argnames="copies")
 def noises(key: jax.Array, x: jax.Array, ids: jax.Array, sigma: Any, copies: int) -> jax.Array:
     """Gaussian noise [copies, B, D] for images x [B, D]; each image's depends on its id alone. The key is consumed."""
 
@@ -40,6 +41,12 @@ def noises(key: jax.Array, x: jax.Array, ids: jax.Array, sigma: Any, copies: int
         return sigma * jax.random.normal(key, (copies, *x.shape[1:]))
 
     return jax.vmap(one, out_axes=1)(per_example(key, ids))
+
+
+def soft_cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
+    """-log of the mean probability of y [B] over noisy copies, from logits [copies, B, C]: [B]."""
+    log = jnp.take_along_axis(jax.nn.log_softmax(logits), y[None, :, None], axis=-1)[..., 0]
+    return jnp.log(len(log)) - jax.nn.logsumexp(log, axis=0)
 
 
 @partial(jax.jit, static_argnames="noise")
