@@ -100,8 +100,8 @@ class RandomizedSmoothing(Certifier):
         """As Certifier says. prediction: the class chosen, -1 where the vote abstains (p of at most 1/2).
 
         radius float64[B]: of the prediction, whether it is right or not, 0 for an abstention; certified: the prediction
-        is y and the radius at least the budget's. evidence: successes and samples int[B], the votes behind the radius,
-        and level float[B], at which they bound p. Raises UserError for another budget, and where logits are not finite.
+        is y and the radius at least the budget's. evidence: successes and samples int[B], the votes that bound p at
+        level alpha / looks. Raises UserError for another budget, and where logits are not finite.
         """
         eps = self._radius_asked(budget)
         model, began = self._denoised(model, x.shape[1:]), time.perf_counter()
@@ -112,10 +112,10 @@ class RandomizedSmoothing(Certifier):
             parts.append(self._settle(key, votes, eps))
             done += len(parts[-1][0])
             report(done)
-        top, p, successes, samples = (np.concatenate(column) for column in zip(*parts, strict=True))
+        top, p, successes, samples, drawn = (np.concatenate(column) for column in zip(*parts, strict=True))
         radius = self.radius(p)
         prediction = np.where(p > 0.5, top, -1)
-        cost = samples + self.n0
+        cost = drawn + self.n0
         return Certificate(
             certified=(prediction == y) & (radius >= eps),
             prediction=prediction,
@@ -125,7 +125,7 @@ class RandomizedSmoothing(Certifier):
             seconds=(time.perf_counter() - began) * cost / cost.sum(),
             counts={"forward_evaluations": int(cost.sum())},
             flags=self._flags(eps),
-            evidence={"successes": successes, "samples": samples, "level": np.full(len(x), self.level)},
+            evidence={"successes": successes, "samples": samples},
         )
 
     def radius(self, p: np.ndarray) -> np.ndarray:
@@ -140,18 +140,20 @@ class RandomizedSmoothing(Certifier):
         )
 
     def _settle(self, key: jax.Array, votes: "Votes", eps: float) -> tuple[np.ndarray, ...]:
-        """(class chosen, p, successes, samples) of the images of one Votes, after as many looks as each takes."""
+        """(class chosen, p, successes of samples that bound it, samples drawn) of the images of one Votes."""
         images = np.arange(votes.count)
         top = votes.more(stream(key, "selection"), images, 0, self.n0)[:, :-1].argmax(1)
-        p, successes, samples = np.zeros(votes.count), np.zeros_like(images), np.zeros_like(images)
+        p, successes, samples, drawn = np.zeros(votes.count), *(np.zeros_like(images) for _ in range(3))
         counts, seen = 0, 0
         for until in self.schedule:
             counts = counts + votes.more(stream(key, "estimation"), images, seen, until)
-            seen, successes[images], samples[images] = until, counts[images, top[images]], until
-            lower = self._bounds(successes[images], until)
-            p[images] = np.maximum(p[images], lower)
-            images = images[~self._finished(p[images], successes[images], until, eps)]
-        return top, p, successes, samples
+            seen, drawn[images], agreed = until, until, counts[images, top[images]]
+            lower = self._bounds(agreed, until)
+            better = lower >= p[images]
+            rows = images[better]
+            p[rows], successes[rows], samples[rows] = lower[better], agreed[better], until
+            images = images[~self._finished(p[images], agreed, until, eps)]
+        return top, p, successes, samples, drawn
 
     def _finished(self, p: np.ndarray, successes: np.ndarray, samples: int, eps: float) -> np.ndarray:
         """Which images are certified at eps, or have a prediction and no hope of eps, or no hope of either."""
