@@ -5,11 +5,22 @@ model, data = rb.load_model("fashion_mnist/linf/pgd_at"), rb.load_dataset("fashi
 record = rb.attack(model, data, "pgd(steps=40)", "linf(0.1)", examples=500)
 """
 
-from robustbench_jax.api import attack
+import robustbench_jax.certify  # noqa: F401 the package, before the function takes its name
+from robustbench_jax.api import attack, certify
 from robustbench_jax.bench.workshop import load_model
 from robustbench_jax.data import load_dataset
 from robustbench_jax.models import build_model
 from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.types import Classifier, Dataset, UserError
 
-__all__ = ["Classifier", "Dataset", "Runtime", "UserError", "attack", "build_model", "load_dataset", "load_model"]
+__all__ = [
+    "Classifier",
+    "Dataset",
+    "Runtime",
+    "UserError",
+    "attack",
+    "build_model",
+    "certify",
+    "load_dataset",
+    "load_model",
+]

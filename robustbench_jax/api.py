@@ -31,8 +31,34 @@ def attack(
     attacks that learn from some beforehand; those of `data` where it is a call string.
     Raises UserError for anything that cannot be run, before any long work.
     """
-    written = {"attack": attack, "budget": budget, "examples": examples, "seed": seed}
-    template = make_cell(model="mlp", dataset="fashion_mnist_mini", **written)
+    method = {"attack": attack, "budget": budget}
+    return _run(method, model, data, examples=examples, seed=seed, name=name, pool=pool, runtime=runtime)
+
+
+def certify(
+    model: Classifier | str,
+    data: Dataset | str,
+    certifier: str,
+    budget: str,
+    *,
+    examples: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    runtime: Runtime = Runtime(),
+) -> Record:
+    """Certifies the first `examples` of `data` (None: all) and returns the record.
+
+    model: a Classifier, or the name of a trained one. data: a Dataset, or a call string (its test split). certifier
+    and budget: call strings. name: what the record calls a Classifier that is not in the zoo.
+    Raises UserError for anything that cannot be run, before any long work.
+    """
+    method = {"certifier": certifier, "budget": budget}
+    return _run(method, model, data, examples=examples, seed=seed, name=name, pool=None, runtime=runtime)
+
+
+def _run(method: dict[str, str], model, data, *, examples, seed, name, pool, runtime) -> Record:
+    """The record of one attack or certifier, and budget, on things that may be made already."""
+    template = make_cell(model="mlp", dataset="fashion_mnist_mini", **method, examples=examples, seed=seed)
     model, model_text = _model(model, name)
     given, (data, data_text) = data, _data(data, examples)
     check(model, data)

@@ -1,7 +1,7 @@
-"""The command line: robustbench-jax sweep | attack | train | leaderboard | list.
+"""The command line: robustbench-jax sweep | attack | certify | train | leaderboard | list.
 
 Everything for people goes to stderr, results go to stdout. Wrong input is one line and exit code 2; a sweep with failed
-cells ends with 1, an interrupted one with 130.
+cells, or in which an attack breaks what is certified, ends with 1, an interrupted one with 130.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from robustbench_jax.types import UserError
 CATALOGUE = {
     "attacks": "attack",
     "budgets": "budget",
+    "certifiers": "certifier",
     "datasets": "dataset",
     "defences": "training",
     "losses": "loss",
@@ -107,6 +108,21 @@ def _parser() -> argparse.ArgumentParser:
     attack.add_argument("--save-images", action="store_true", help="draw what it did: DIR/images/CELL.png; needs --out")
     attack.add_argument("--json", action="store_true", help="print the record as JSON")
 
+    certify = verb("certify", _certify, "Certify one model: prove of images that nothing in the budget changes them.")
+    for name, what in (
+        ("model", 'zoo name, checkpoint("dir") or architecture'),
+        ("dataset", "e.g. fashion_mnist_mini"),
+        ("certifier", "what there is: robustbench-jax list certifiers"),
+        ("budget", "e.g. linf(8/255)"),
+    ):
+        certify.add_argument(f"--{name}", metavar=name[0].upper(), help=what)
+    _add_training(certify)
+    certify.add_argument("--examples", type=int, metavar="N", help="the first N test images (default: all)")
+    certify.add_argument("--seed", type=int, default=0, metavar="S")
+    certify.add_argument("--timeout", type=float, metavar="S", help="seconds for each image, where a certifier has it")
+    certify.add_argument("--out", metavar="DIR", help="keep the record and the counterexamples there")
+    certify.add_argument("--json", action="store_true", help="print the record as JSON")
+
     train = verb("train", _train, "Train a model; a run that was killed goes on from its last checkpoint.")
     train.add_argument("--dataset", required=True, metavar="D")
     train.add_argument("--model", required=True, metavar="M", help="an architecture, e.g. cnn")
@@ -135,6 +151,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def _sweep(options: argparse.Namespace) -> int:
     from robustbench_jax.bench import console, records, report, runner
+    from robustbench_jax.bench.collisions import collisions
     from robustbench_jax.bench.config import load_sweep
     from robustbench_jax.bench.workshop import Workshop
 
@@ -166,13 +183,11 @@ def _sweep(options: argparse.Namespace) -> int:
     console.say("written: " + ", ".join(str(path) for path in written) + f", {out / records.CELLS}")
     for cell, reason in summary.failed:
         console.say(f"failed: {cell.label()}: {reason} (see {out / records.CELLS / cell.id}.json)")
-    return 1 if summary.failed else 0
+    return 1 if summary.failed or collisions(found) else 0
 
 
 def _attack(options: argparse.Namespace) -> int:
-    from robustbench_jax.bench import console, panels, records, runner
     from robustbench_jax.bench.cells import make_cell
-    from robustbench_jax.bench.workshop import Workshop
 
     if options.save_images and not options.out:
         raise UserError("--save-images: say with --out where")
@@ -186,6 +201,37 @@ def _attack(options: argparse.Namespace) -> int:
         examples=options.examples,
         seed=options.seed,
     )
+    return _one(options, cell)
+
+
+def _certify(options: argparse.Namespace) -> int:
+    from robustbench_jax.bench.cells import make_cell, with_timeout
+
+    for name in ("model", "dataset", "certifier", "budget"):
+        if getattr(options, name) is None:
+            raise UserError(f"the following arguments are required: --{name}")
+    certifier = options.certifier
+    if options.timeout is not None:
+        certifier = with_timeout(certifier, options.timeout)
+    cell = make_cell(
+        model=options.model,
+        dataset=options.dataset,
+        certifier=certifier,
+        budget=options.budget,
+        defence=options.defence,
+        recipe=options.recipe,
+        examples=options.examples,
+        seed=options.seed,
+    )
+    return _one(options, cell)
+
+
+def _one(options: argparse.Namespace, cell) -> int:
+    """Runs one cell, keeps its record where --out says, and prints it. 1 where the record contradicts itself."""
+    from robustbench_jax.bench import console, panels, records, runner
+    from robustbench_jax.bench.collisions import collisions
+    from robustbench_jax.bench.workshop import Workshop
+
     out = runner.require_out(options.out) if options.out else None
     with console.progress() as bars:
         workshop = Workshop(Path(out or "runs", "victims"), bars.training)
@@ -195,7 +241,8 @@ def _attack(options: argparse.Namespace) -> int:
         record, outcome = runner.run_cell(cell, model, data, pool=pool, report=bars.cells(1)(0, cell, len(data)))
     if out:
         runner.keep(out, record, outcome)
-        picture = panels.save(out, record.id, cell.label(), model, data) if options.save_images else None
+        wanted = getattr(options, "save_images", False)
+        picture = panels.save(out, record.id, cell.label(), model, data) if wanted else None
         if picture:
             console.say(f"written: {picture}")
         console.say(f"written: {out / records.CELLS / record.id}.json")
@@ -203,7 +250,10 @@ def _attack(options: argparse.Namespace) -> int:
         print(record.to_json())
     else:
         console.show_record(record)
-    return 0
+    found = collisions([record])
+    for line in found:
+        console.say(f"ALARM {line}")
+    return 1 if found else 0
 
 
 def _train(options: argparse.Namespace) -> int:

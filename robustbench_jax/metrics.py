@@ -44,6 +44,27 @@ DEFINITIONS = {
         "correctly classified images",
         "higher",
     ),
+    "certified_accuracy": Definition(
+        "share of images that the model classifies correctly and of which the certifier proves that no point of the "
+        "budget changes that",
+        "all images",
+        "higher",
+    ),
+    "average_certified_radius": Definition(
+        "mean of the largest radius, in the budget's norm, at which an image is certified; 0 where the model is wrong "
+        "or abstains",
+        "all images",
+        "higher",
+    ),
+    "undecided": Definition(
+        "share of images that the model classifies correctly and that are neither certified nor broken by an "
+        "adversarial example",
+        "all images",
+        "lower",
+    ),
+    "failure_probability": Definition(
+        "probability, for each image, that its certificate is wrong; 0 for a proof", "all images", "lower"
+    ),
     "corrupted_accuracy": Definition(
         "share of images that the model classifies correctly after the corruption, whatever it made of the clean one",
         "all images",
@@ -93,6 +114,22 @@ def median_size(sizes: np.ndarray) -> Metric:
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def certification(
+    right: np.ndarray, certified: np.ndarray, attacked: np.ndarray, radius: np.ndarray, failure: float
+) -> dict[str, Metric]:
+    """The certification threat's metrics from per-example arrays [N]; radius: NaN where there is none, finite else."""
+    found = {
+        "clean_accuracy": proportion("clean_accuracy", right),
+        "certified_accuracy": proportion("certified_accuracy", certified),
+        "undecided": proportion("undecided", right & ~certified & ~attacked),
+        "failure_probability": Metric(float(failure), len(right), None, None, DEFINITIONS["failure_probability"].text),
+    }
+    if not np.isnan(radius).all():
+        known = np.where(right & ~np.isnan(radius), radius, 0.0)
+        found["average_certified_radius"] = mean("average_certified_radius", known)
+    return found
 
 
 def evasion(

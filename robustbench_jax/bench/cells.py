@@ -11,15 +11,24 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from robustbench_jax.models import zoo
-from robustbench_jax.registry import build, canonical, discover, entry, nearest, parse, short
+from robustbench_jax.registry import Call, build, canonical, discover, entry, nearest, parse, short
 from robustbench_jax.types import UserError
 
-KINDS = {"dataset": "dataset", "attack": "attack", "budget": "budget", "defence": "training", "recipe": "recipe"}
+KINDS = {
+    "dataset": "dataset",
+    "attack": "attack",
+    "certifier": "certifier",
+    "budget": "budget",
+    "defence": "training",
+    "recipe": "recipe",
+}
+METHODS = ("attack", "certifier")  # a cell has one of them
 SEEDS = 2**32  # jax.random.key tells no more apart
 
 
 class Cell(BaseModel):
-    """One (threat, dataset, model, defence, attack, budget, seed). examples: the first so many, None for all.
+    """One (threat, dataset, model, defence, attack or certifier, budget, seed). examples: the first so many, None for
+    all.
 
     defence and recipe are those of a model that is trained for the cell; empty for one that exists already.
     """
@@ -33,13 +42,21 @@ class Cell(BaseModel):
     model: str
     defence: str = ""
     recipe: str = ""
-    attack: str
+    attack: str = ""
+    certifier: str = ""
     budget: str
     seed: int = 0
 
     @property
     def id(self) -> str:
-        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:12]
+        """The one of attack and certifier that is empty is left out of it."""
+        fields = {name: value for name, value in self.model_dump().items() if value or name not in METHODS}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def method(self) -> str:
+        """The attack or the certifier, as tables show it."""
+        return self.show("certifier" if self.certifier else "attack")
 
     @property
     def victim(self) -> str:
@@ -56,7 +73,7 @@ class Cell(BaseModel):
             return text
 
     def label(self) -> str:
-        return f"{self.victim} · {self.show('attack')} · {self.show('budget')}"
+        return f"{self.victim} · {self.method} · {self.show('budget')}"
 
 
 def make_cell(**fields: Any) -> Cell:
@@ -65,10 +82,12 @@ def make_cell(**fields: Any) -> Cell:
     for name in fields:
         if name not in known:
             raise UserError(f"no field '{name}' in a cell{nearest(name, known)}")
-    for name in ("dataset", "model", "attack", "budget"):
+    method = _method(fields)
+    for name in ("dataset", "model", method, "budget"):
         if not isinstance(fields.get(name), str):
+            lacking = "attack or certifier" if name == "attack" else name
             raise UserError(
-                f"{name} = {fields.get(name)!r} must be a call string" if name in fields else f"{name} is missing"
+                f"{name} = {fields[name]!r} must be a call string" if name in fields else f"{lacking} is missing"
             )
     _check_numbers(fields)
     trained = kind_of_model(fields["model"]) == "model"
@@ -78,25 +97,49 @@ def make_cell(**fields: Any) -> Cell:
     }
     if not trained and (fields["defence"] or fields["recipe"]):
         raise UserError(f"'{fields['model']}' is trained already; defence and recipe are for architectures such as cnn")
-    absent = [name for name in ("defence", "recipe") if not fields[name]]
+    absent = [name for name in ("defence", "recipe", *METHODS) if not fields.get(name) and name != method]
     written = {name: "" if name in absent else canonical(kind, fields[name]) for name, kind in KINDS.items()}
     made = {name: build(KINDS[name], fields[name]) for name in KINDS if name != "dataset" and name not in absent}
-    fields["threat"] = _threat(fields.get("threat"), fields["attack"], made["attack"], fields["budget"])
+    fields["threat"] = _threat(fields.get("threat"), method, fields[method], made[method], fields["budget"])
     return Cell(**fields | written | {"model": canonical_model(fields["model"])})
 
 
-def _threat(wanted: str | None, attack: str, made: Any, budget: str) -> str:
-    """The threat that attack and budget belong to. UserError where they do not go together."""
-    name, of_budget = parse(attack).name, entry("budget", parse(budget).name)
-    threat = entry("attack", name).facts["threat"]
+def with_timeout(certifier: str, seconds: float) -> str:
+    """The certifier's call string with a timeout of so many seconds an image. UserError where it has none."""
+    call = parse(certifier)
+    found = entry("certifier", call.name)
+    if "timeout" not in found.parameters:
+        have = [name for name, other in discover("certifier").items() if "timeout" in other.parameters]
+        known = ", ".join(have) or "none"
+        raise UserError(f"--timeout {seconds:g}: certifier '{call.name}' has no timeout; those that have: {known}")
+    given = list(found.parameters).index("timeout") < len(call.args)
+    if given or any(name == "timeout" for name, _ in call.kwargs):
+        raise UserError(f"--timeout {seconds:g}: {certifier} says its own timeout")
+    return canonical("certifier", Call(call.name, call.args, (*call.kwargs, ("timeout", seconds))))
+
+
+def _method(fields: dict[str, Any]) -> str:
+    """Which of attack and certifier the cell has. UserError where it has both."""
+    given = [name for name in METHODS if fields.get(name, "") != ""]
+    if len(given) == 2:
+        attack, certifier = (fields[name] for name in METHODS)
+        raise UserError(f"attack = {attack!r} and certifier = {certifier!r}: a cell has one of them")
+    return given[0] if given else next((name for name in METHODS if name in fields), "attack")
+
+
+def _threat(wanted: str | None, method: str, text: str, made: Any, budget: str) -> str:
+    """The threat that attack or certifier and budget belong to. UserError where they do not go together."""
+    name, of_budget = parse(text).name, entry("budget", parse(budget).name)
+    threat = "certification" if method == "certifier" else made.facts["threat"]
     if wanted not in (None, threat):
-        raise UserError(f"threat = '{wanted}': attack '{name}' belongs to '{threat}'")
+        raise UserError(f"threat = '{wanted}': {method} '{name}' belongs to '{threat}'")
     known = made.budgets
     if known is None:
         every = discover("budget").values()
-        known = tuple(budget.name for budget in every if budget.facts.get("threat", "evasion") == threat)
+        of = "evasion" if method == "certifier" else threat
+        known = tuple(budget.name for budget in every if budget.facts.get("threat", "evasion") == of)
     if of_budget.name not in known:
-        raise UserError(f"attack '{name}' takes no budget '{of_budget.name}'{nearest(of_budget.name, known)}")
+        raise UserError(f"{method} '{name}' takes no budget '{of_budget.name}'{nearest(of_budget.name, known)}")
     return threat
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_jax.bench.cells import Cell, make_cell
-from robustbench_jax.bench.leaderboard import name as shown
+from robustbench_jax.bench.groups import name as shown
 from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.registry import nearest
 from robustbench_jax.types import UserError

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from robustbench_jax.bench.cells import Cell
-from robustbench_jax.bench.leaderboard import name
+from robustbench_jax.bench.groups import name
 from robustbench_jax.bench.records import MetricValue, Record
 from robustbench_jax.data.corrupted import COMMON, EXTRA, SEVERITIES
 from robustbench_jax.ops.statistics import bootstrap_mean

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from robustbench_jax.bench.leaderboard import images, name, of_evasion, radius, victim
+from robustbench_jax.bench.groups import images, name, of_evasion, radius, victim
 from robustbench_jax.bench.records import MetricValue, Record
 from robustbench_jax.metrics import proportion
 from robustbench_jax.registry import build

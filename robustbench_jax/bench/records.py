@@ -21,6 +21,7 @@ from robustbench_jax.types import Outcome, UserError
 SCHEMA = 1
 READ = {  # what tables read of each threat: metrics, the last of them of all examples, and arrays
     "evasion": (("clean_accuracy", "robust_accuracy"), ("clean_correct", "robust")),
+    "certification": (("clean_accuracy", "certified_accuracy"), ("clean_correct", "certified")),
     "corruption": (("corrupted_accuracy",), ("clean_correct", "robust")),
 }
 CELLS, ARRAYS = "cells", "arrays"

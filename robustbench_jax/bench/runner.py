@@ -57,7 +57,7 @@ def run_cell(
             jax.random.key(cell.seed),
             model,
             data,
-            build("attack", cell.attack),
+            build("certifier", cell.certifier) if cell.certifier else build("attack", cell.attack),
             build("budget", cell.budget),
             runtime=runtime,
             report=report,
@@ -149,6 +149,7 @@ def papers(cell: Cell) -> list[str]:
     found: dict[str, None] = {}
     for kind, text in (
         ("attack", cell.attack),
+        ("certifier", cell.certifier),
         ("budget", cell.budget),
         ("dataset", cell.dataset),
         ("training", cell.defence),
@@ -186,8 +187,10 @@ def _digest(model: Classifier) -> str:
 
 def _broken(outcome: Outcome) -> dict[str, np.ndarray]:
     """The adversarial examples that were found, and which examples they belong to."""
-    ids = np.flatnonzero(outcome.arrays["clean_correct"] & ~outcome.arrays["robust"])
-    return {"ids": ids, "x_adv": outcome.arrays["x_adv"][ids]}
+    arrays = outcome.arrays
+    broken = arrays["attacked"] if "attacked" in arrays else arrays["clean_correct"] & ~arrays["robust"]
+    ids = np.flatnonzero(broken)
+    return {"ids": ids, "x_adv": arrays["x_adv"][ids]}
 
 
 def require_out(out: str | Path) -> Path:

@@ -39,7 +39,7 @@ def matrices(records: Iterable[Record]) -> list[Matrix]:
     found: dict[tuple, Matrix] = {}
     for record in records:
         cell = record.cell
-        if record.status == "ok" and parse(cell.attack).name == "transfer":
+        if record.status == "ok" and cell.attack and parse(cell.attack).name == "transfer":
             key = (cell.dataset, cell.split, cell.examples, cell.budget, cell.seed)
             _enter(found.setdefault(key, Matrix(_title(cell))), record)
     return list(found.values())

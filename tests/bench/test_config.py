@@ -114,7 +114,7 @@ def test_a_wrong_set_is_refused(load, override, said):
         (f"{BASE}threat = {{a = 1}}", "threat: {'a': 1} must be text or a whole number"),
         (f"{BASE}examples = 2.5", "examples: 2.5 must be text or a whole number"),
         (BASE.replace('"pgd"', "3"), "attack = 3 must be a call string"),
-        (BASE.replace('attack = "pgd"\n', ""), "attack is missing"),
+        (BASE.replace('attack = "pgd"\n', ""), "attack or certifier is missing"),
         (BASE.replace("linf(0.1)", "linf(-0.1)"), "linf: eps = -0.1"),
         (BASE.replace("linf(0.1)", "lnif(0.1)"), "no budget 'lnif'; did you mean 'linf'?"),
         (BASE.replace('"pgd"', '"pgd(step=3)"'), "has no argument 'step'"),
