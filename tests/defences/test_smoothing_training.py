@@ -113,6 +113,12 @@ def test_copies_differ_in_their_noise_which_depends_on_ids_alone(defence):
     assert np.abs(correlation).max() < 0.4
 
 
+def test_uniform_noise_fills_its_range_evenly():
+    x, ids = jnp.full((8, 20, 20, 1), 0.5), np.arange(8)
+    noise = np.asarray(build("training", "uniform_noise(0.3)").perturb(KEY, None, x, None, ids)).ravel() - 0.5
+    assert stats.kstest(noise, stats.uniform(-0.3 * 3**0.5, 0.6 * 3**0.5).cdf).pvalue > 0.01
+
+
 @pytest.mark.parametrize("defence", ["consistency(0.2)", "macer(0.2, copies=4, gamma=2)", "smoothadv(0.2, eps=0.3)"])
 def test_models_train_and_classify_noisy_images(defence):
     rng = np.random.default_rng(0)
@@ -141,6 +147,7 @@ def test_models_train_and_classify_noisy_images(defence):
         ("macer(copies=0)", "copies = 0 must be greater than 0"),
         ("smoothadv(eps=-0.1)", "eps = -0.1 must be at least 0"),
         ("smoothadv(steps=0)", "steps = 0 must be greater than 0"),
+        ("uniform_noise(0)", "sigma = 0.0 must be greater than 0"),
         ("macer(sgima=1)", "did you mean 'sigma'"),
     ],
 )
