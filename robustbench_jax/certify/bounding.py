@@ -1,0 +1,199 @@
+"""Bounds of many images at once: the kernels of ops/bounds over images and rows, one node after another.
+
+Rows are the entries of a node whose bounds matter; they go back through the network in chunks, so that memory does not
+grow with the size of a layer or the number of images.
+Shapes: B images, R rows, C classes; node shapes S.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustbench_jax.ops.bounds import interval, linear
+from robustbench_jax.ops.bounds.graph import Graph, read
+from robustbench_jax.ops.bounds.regions import Bounds, Region
+from robustbench_jax.ops.runtime import power_of_two
+from robustbench_jax.types import Classifier
+
+MEMORY = 2**28  # bytes that the coefficients of one compiled call may take
+FEWEST = 8  # rows that a chunk is not narrower than
+
+Known = dict[int, Bounds]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What is fixed about a model's graph: shapes of its nodes, and which of them need bounds, in order.
+
+    exact: those of them whose interval bounds cannot be bettered, the region being a box.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    needed: tuple[int, ...]
+    exact: frozenset[int]
+    relus: tuple[tuple[int, int], ...]
+
+    @property
+    def widest(self) -> int:
+        return max(int(np.prod(shape)) for shape in self.shapes)
+
+
+def structure(model: Classifier, shape: tuple[int, ...]) -> Structure:
+    """Raises UserError where the model has an operation without bounds."""
+    seen: list[Graph] = []
+
+    def trace(model, x):
+        seen.append(read(model, x))
+        return 0
+
+    jax.eval_shape(trace, model, jax.ShapeDtypeStruct(shape, _dtype(model)))
+    nodes = seen[0].nodes
+    first = {i for i, n in enumerate(nodes) if n.kind == "affine" and set(n.inputs) == {0} and n.mixing <= 1}
+    relus = [(i, n.inputs[-1]) for i, n in enumerate(nodes) if n.kind in ("relu", "maximum")]
+    shapes = tuple(n.shape for n in nodes)
+    return Structure(shapes, linear.needed(seen[0]), frozenset(first | {0}), tuple(relus))
+
+
+def crown(model: Classifier, regions: Region, known: Known, *, tighter: bool = False) -> Known:
+    """Bounds of every needed node, those of later ones made with the lines of earlier ones (full backward CROWN).
+
+    Entries whose sign intervals decide keep their intervals. tighter: the others get the better of both bounds instead of
+    CROWN's own.
+    """
+    form = structure(model, regions.low.shape[1:])
+    for start in form.needed:
+        if start in form.exact and regions.norm == "linf":
+            continue
+        matter = np.asarray(_ambiguous(model, regions, known[start], start))
+        rows = indices(matter)
+        if rows.shape[1]:
+            found = bounds_of_rows(form, model, regions, known, start, rows)
+            known = known | {start: scattered(known[start], found, rows, tighter)}
+            known = intervals(model, regions, known)
+    return known
+
+
+def indices(matter: np.ndarray) -> np.ndarray:
+    """int [B, R]: for each image the flat numbers of the true entries of [B, S], padded with -1; R is a power of two."""
+    flat = matter.reshape(len(matter), -1)
+    most = int(flat.sum(1).max(initial=0))
+    out = np.full((len(flat), power_of_two(max(most, FEWEST)) if most else 0), -1, np.int32)
+    for image, row in enumerate(flat):
+        chosen = np.flatnonzero(row)
+        out[image, : len(chosen)] = chosen
+    return out
+
+
+def bounds_of_rows(
+    form: Structure, model: Classifier, regions: Region, known: Known, start: int, rows: np.ndarray
+) -> Bounds:
+    """Bounds [B, R] of the entries `rows` of node `start`, in chunks."""
+    earlier = {k: v for k, v in known.items() if k < start}
+    width = chunk_of(form, len(rows), rows.shape[1])
+    parts = [
+        _rows(model, regions, earlier, rows[:, at : at + width], start=start) for at in range(0, rows.shape[1], width)
+    ]
+    return Bounds(*(np.concatenate([np.asarray(p[i]) for p in parts], axis=1) for i in range(2)))
+
+
+def chunk_of(form: Structure, images: int, rows: int) -> int:
+    """How many rows of each image go back at once."""
+    fits = MEMORY // (16 * form.widest * images)
+    return min(rows, max(FEWEST, 1 << max(int(fits), 1).bit_length() - 1))
+
+
+def scattered(old: Bounds, found: Bounds, rows: np.ndarray, tighter: bool) -> Bounds:
+    """The old bounds [B, S] with new ones [B, R] put where they belong."""
+    out = []
+    for side, (before, new) in enumerate(zip(old, found, strict=True)):
+        flat = np.array(before).reshape(len(rows), -1)
+        image, at = np.nonzero(rows >= 0)
+        entry = rows[image, at]
+        value = new[image, at]
+        if tighter:
+            value = (np.maximum, np.minimum)[side](value, flat[image, entry])
+        flat[image, entry] = value
+        out.append(flat.reshape(before.shape))
+    return Bounds(*out)
+
+
+def margin_rows(y: jax.Array, classes: int) -> jax.Array:
+    """[C, C]: row j is the logit of y minus that of j; row y is zero."""
+    eye = jnp.eye(classes)
+    return eye[y][None] - eye
+
+
+def intervals(model: Classifier, regions: Region, known: Known) -> Known:
+    """Interval bounds of the needed nodes, made from those that are known."""
+    return _intervals(model, regions, known)
+
+
+@jax.jit
+def _intervals(model: Classifier, regions: Region, known: Known) -> Known:
+    def one(region, known):
+        graph = read(model, region.low)
+        found = interval.propagate(graph, region.box, known)
+        return {number: found[number] for number in linear.needed(graph)}
+
+    return jax.vmap(one)(regions, known)
+
+
+@jax.jit
+def interval_margins(model: Classifier, regions: Region, rows: jax.Array, known: Known) -> jax.Array:
+    """[B, R]: lower bounds of the rows [B, R, C] of the logits, by intervals, the last layer folded in."""
+
+    def one(region, rows, known):
+        graph = read(model, region.low)
+        return linear.at_inputs(graph, rows, interval.propagate(graph, region.box, known))
+
+    return jax.vmap(one)(regions, rows, known)
+
+
+@jax.jit
+def linear_margins(model: Classifier, regions: Region, rows: jax.Array, known: Known) -> jax.Array:
+    """[B, R]: lower bounds of the rows [B, R, C] of the logits, carried back to the input."""
+
+    def one(region, rows, known):
+        graph = read(model, region.low)
+        lines = linear.lines_of(graph, known, region.box, {})
+        return linear.least(graph, graph.output, rows, lines, region)
+
+    return jax.vmap(one)(regions, rows, known)
+
+
+@partial(jax.jit, static_argnames="start")
+def _ambiguous(model: Classifier, regions: Region, bounds: Bounds, start: int) -> jax.Array:
+    def one(region, bounds):
+        return linear.ambiguous(read(model, region.low), start, bounds)
+
+    return jax.vmap(one)(regions, bounds)
+
+
+@partial(jax.jit, static_argnames="start")
+def _rows(model: Classifier, regions: Region, known: Known, rows: jax.Array, start: int) -> Bounds:
+    def one(region, known, rows):
+        graph = read(model, region.low)
+        lines = linear.lines_of(graph, known, region.box, {})
+        unit = one_hot(rows, graph.nodes[start].shape, region.low.dtype)
+        both = linear.least(graph, start, jnp.concatenate([unit, -unit]), lines, region)
+        return Bounds(both[: len(rows)], -both[len(rows) :])
+
+    return jax.vmap(one)(regions, known, rows)
+
+
+def one_hot(rows: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """[R, S]: one row for each flat entry; of zeros for -1."""
+    return jax.nn.one_hot(rows, int(np.prod(shape)), dtype=dtype).reshape(len(rows), *shape)
+
+
+def _dtype(model: Classifier) -> Any:
+    leaves = [leaf.dtype for leaf in jax.tree.leaves(model.params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.result_type(*leaves) if leaves else jnp.float32
+
+
+Program = Callable[[Classifier, Region, jax.Array], jax.Array]

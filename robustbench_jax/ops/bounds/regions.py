@@ -1,0 +1,57 @@
+"""Regions: the set of images that a bound holds for, and what a linear function is at least on it.
+
+A region is a box, perhaps with a ball in it: all of [low, high] that is no further than eps from x in the norm p. A
+linear function's minimum over the box and over the ball are both at most its minimum over their intersection, so the larger
+of the two is a bound; over a box alone (Linf budgets, VNN-LIB) it is the exact minimum.
+Shapes: D input shape, R rows. One example.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from robustbench_jax.types import record
+
+
+class Bounds(NamedTuple):
+    """low <= value <= high, entry by entry."""
+
+    low: jax.Array
+    high: jax.Array
+
+
+@record
+class Region:
+    """low, high [D]: the box. norm: "linf" for the box alone, else "l2" or "l1", the ball of radius eps around x [D]."""
+
+    low: jax.Array
+    high: jax.Array
+    x: jax.Array
+    eps: jax.Array
+    norm: str = "linf"
+
+    @property
+    def box(self) -> Bounds:
+        return Bounds(self.low, self.high)
+
+    def least(self, a: jax.Array) -> jax.Array:
+        """[R]: lower bounds of the linear functions a [R, D] on the region; exact for a box."""
+        axes = tuple(range(1, a.ndim))
+        middle, radius = (self.low + self.high) / 2, (self.high - self.low) / 2
+        found = jnp.sum(a * middle, axes) - jnp.sum(jnp.abs(a) * radius, axes)
+        if self.norm == "linf":
+            return found
+        dual = jnp.sqrt(jnp.sum(a * a, axes)) if self.norm == "l2" else jnp.max(jnp.abs(a), axes)
+        return jnp.maximum(found, jnp.sum(a * self.x, axes) - self.eps * dual)
+
+
+def around(x: jax.Array, budget: Any) -> Region:
+    """The region of a budget `linf`, `l2` or `l1` around x [D] in [0, 1]."""
+    eps = jnp.asarray(budget.eps, x.dtype)
+    return Region(jnp.maximum(x - eps, 0.0), jnp.minimum(x + eps, 1.0), x, eps, budget.registered[1])
+
+
+def boxed(low: jax.Array, high: jax.Array) -> Region:
+    """The region of a box low <= x <= high."""
+    return Region(low, high, (low + high) / 2, jnp.zeros((), low.dtype), "linf")
