@@ -171,6 +171,23 @@ def test_the_votes_are_those_of_images_with_unclipped_noise():
     assert share == pytest.approx(stats.norm.cdf(0.1 / 0.25), abs=4 * 0.5 / math.sqrt(32_000))
 
 
+class Flip:
+    """A randomised net: class 0 with the probability that its parameter says."""
+
+    stochastic = True
+
+    def __call__(self, params, x, key):
+        return jnp.where(jax.random.uniform(key) < params, jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))
+
+
+def test_a_randomised_model_draws_anew_for_every_copy():
+    data = line(np.zeros(64))
+    found = certified("0.25, n0=50, n=1000", Classifier(Flip(), jnp.float32(0.8)), data, "l2(0.1)")
+    shares = found.evidence["successes"] / 1000
+    assert (found.prediction == 0).all() and np.mean(shares) == pytest.approx(0.8, abs=4 * 0.4 / math.sqrt(64_000))
+    assert np.std(shares) == pytest.approx(0.4 / math.sqrt(1000), rel=0.4)
+
+
 @dataclass
 class Coin:
     """In place of Votes: class 0 with probability p for each image, drawn on the host."""
@@ -251,6 +268,16 @@ def test_the_denoiser_sees_the_noisy_copies_before_the_model_does(gain, flat):
     behind = certified(text.format(f"gain(0.5, flat={flat})"), right_of(0.3), data)
     direct = certified(text.format("None"), right_of(0.6), data)
     np.testing.assert_array_equal(behind.evidence["successes"], direct.evidence["successes"])
+    np.testing.assert_array_equal(behind.radius, direct.radius)
+
+
+def test_the_denoiser_may_be_an_onnx_file(tmp_path):
+    onnx_made = pytest.importorskip("tests.models.onnx_made")
+    nodes = [onnx_made.node("Mul", "x half", "halved"), onnx_made.node("Flatten", "halved")]
+    path = onnx_made.save(onnx_made.model(nodes, ("N", 1, 1, 1), {"half": np.float32([0.5])}), tmp_path)
+    data = line(np.linspace(0, 1, 16))
+    behind = certified(f"0.2, n0=20, n=400, denoiser=onnx({path!r})", right_of(0.3), data)
+    direct = certified("0.2, n0=20, n=400", right_of(0.6), data)
     np.testing.assert_array_equal(behind.radius, direct.radius)
 
 
