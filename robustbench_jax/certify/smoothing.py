@@ -14,6 +14,7 @@ Shapes: B images, D input shape, C classes, A of the images at once.
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -210,10 +211,11 @@ class Votes:
     """Counts on the device the classes of noisy copies of at most AT_ONCE images, whose copies share batches."""
 
     def __init__(self, model: Any, x: np.ndarray, ids: np.ndarray, settings: RandomizedSmoothing, runtime: Runtime):
-        self.count, self.sigma, self.noise = len(x), settings.sigma, settings.noise
+        self.count, self.sigma = len(x), settings.sigma
         self.width, self.batches = runtime.fit(AT_ONCE * settings.n), runtime.longest(model, x.shape[1:])
-        shape = jax.eval_shape(model.keyed(jax.random.key(0)), jax.ShapeDtypeStruct(x.shape[1:], jnp.float32)).shape
-        self.classes = shape[-1]
+        self.vote = partial(vote, noise=settings.noise, mesh=runtime.mesh)
+        logits = jax.eval_shape(model.keyed(jax.random.key(0)), jax.ShapeDtypeStruct(x.shape[1:], jnp.float32))
+        self.empty = np.zeros((runtime.mesh.size, AT_ONCE, logits.shape[-1] + 1), np.int32)
         filled = np.minimum(np.arange(AT_ONCE), len(x) - 1)
         held = model, jnp.asarray(x[filled]), jnp.asarray(ids[filled])
         self.held, self.place = placed(held, runtime, self.width)
@@ -222,12 +224,12 @@ class Votes:
         """int[A, C + 1]: the classes of copies `first` to `until` of these images; the others get none."""
         rows = np.repeat(images, until - first).astype(np.int32)
         samples = np.tile(np.arange(first, until, dtype=np.int32), len(images))
-        counts = jnp.zeros((AT_ONCE, self.classes + 1), jnp.int32)
+        counts = self.place(self.empty)
         for start in range(0, len(rows), self.width * self.batches):
             part = slice(start, start + self.width * self.batches)
             work = self.place((self._filled(rows[part], 0), self._filled(samples[part], -1)))
-            counts = vote(key, *self.held, counts, *work, self.sigma, noise=self.noise)
-        found = np.asarray(counts)[: self.count].astype(np.int64)
+            counts = self.vote(key, self.held, counts, *work, self.sigma)
+        found = np.asarray(counts).sum(0, dtype=np.int64)[: self.count]
         if found[:, -1].any():
             raise UserError(f"the model's logits are NaN or infinite for {found[:, -1].sum()} noisy images")
         return found

@@ -49,26 +49,34 @@ def soft_cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.log(len(log)) - jax.nn.logsumexp(log, axis=0)
 
 
-@partial(jax.jit, static_argnames="noise")
+@partial(jax.jit, static_argnames=("noise", "mesh"))
 def vote(
     key: jax.Array,
-    model: Any,
-    x: jax.Array,
-    ids: jax.Array,
+    held: tuple[Any, jax.Array, jax.Array],
     counts: jax.Array,
     rows: jax.Array,
     samples: jax.Array,
     sigma: Any,
     *,
     noise: str,
+    mesh: jax.sharding.Mesh,
 ) -> jax.Array:
-    """counts int32[B, C + 1] with the classes of R * T noisy copies added; the last column counts logits not finite.
+    """counts int32[devices, B, C + 1] with the classes of R * T noisy copies added, by each device its own rows'.
 
-    rows and samples int32[R, T]: T batches of R rows, one batch after another. A row is copy number `sample` of image
-    x[row]; a sample of -1 fills a batch up and counts for nothing. What is drawn depends on the key, the image's id and
-    the copy's number, never on which rows share a batch.
+    held: the model, images x [B, D] and their ids [B]. rows and samples int32[R, T]: T batches of R rows, one batch
+    after another. A row is copy number `sample` of image x[row]; a sample of -1 fills a batch up and counts for
+    nothing. The last column counts logits that are not finite. What is drawn depends on the key, the image's id and the
+    copy's number, never on which rows share a batch. Devices exchange nothing: the host adds up.
     """
-    classes, own = counts.shape[1] - 1, per_example(key, ids)
+    whole, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("batch")
+    specs = (whole, whole, split, split, split, whole)
+    count = jax.shard_map(partial(_count, noise), mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
+    return count(key, held, counts, rows, samples, sigma)
+
+
+def _count(noise: str, key, held, counts, rows, samples, sigma):
+    (model, x, ids), classes = held, counts.shape[-1] - 1
+    own = per_example(key, ids)
 
     def one(row, sample):
         key, image = jax.random.fold_in(own[row], sample), as_unit(x[row])
@@ -77,4 +85,4 @@ def vote(
         return jnp.where(jnp.all(jnp.isfinite(logits)), jnp.argmax(logits), classes)
 
     answers = jax.lax.map(lambda batch: jax.vmap(one)(*batch), (rows.T, samples.T))
-    return counts.at[rows.T, answers].add((samples.T >= 0).astype(counts.dtype))
+    return counts.at[0, rows.T, answers].add((samples.T >= 0).astype(counts.dtype))

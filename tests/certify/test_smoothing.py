@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from robustbench_jax import registry
+from robustbench_jax.certify.smoothing import Votes
 from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.ops.statistics import clopper_pearson_lower
 from robustbench_jax.registry import build, canonical, register
@@ -146,6 +147,20 @@ def test_batches_order_and_devices_do_not_matter(tiny):
             np.testing.assert_array_equal(getattr(again, name), getattr(found, name)[order])
     assert len(np.unique(found.evidence["successes"])) > 5
     assert not np.array_equal(certified(text, model, data, seed=1).radius, found.radius)
+
+
+def test_devices_exchange_nothing_while_they_count(tiny):
+    """A collective in a deep queue of CPU programs waits for threads that wait for it."""
+    model, data = tiny
+    votes = Votes(
+        model, data.x, np.arange(32), build("certifier", "randomized_smoothing"), Runtime(width=16, devices=2)
+    )
+    work = votes.place(tuple(np.zeros((16, votes.batches), np.int32) for _ in range(2)))
+    compiled = votes.vote.func.lower(
+        jax.random.key(0), votes.held, votes.place(votes.empty), *work, 0.25, **votes.vote.keywords
+    ).compile()
+    assert "num_partitions=2" in compiled.as_text()
+    assert not [name for name in ("all-reduce", "all-gather", "permute", "all-to-all") if name in compiled.as_text()]
 
 
 @pytest.mark.parametrize("looks", [1, 3])
