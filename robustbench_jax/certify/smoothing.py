@@ -67,6 +67,8 @@ class RandomizedSmoothing(Certifier):
         least = math.floor(math.log(self.level) / math.log(0.5)) + 1
         if self.n < least:
             raise UserError(f"{owner}: n = {self.n} samples always abstain; alpha = {self.alpha} needs {least} or more")
+        if self.n < GROWTH ** (self.looks - 1):
+            raise UserError(f"{owner}: looks = {self.looks}: n = {self.n} cannot be divided by {GROWTH} so often")
 
     @property
     def budgets(self) -> tuple[str, ...]:

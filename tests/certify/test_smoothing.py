@@ -324,6 +324,7 @@ def test_logits_that_are_no_numbers_are_no_votes():
         ("alpha=0.0", "alpha = 0.0 must lie between 0 and 1"),
         ("alpha=1.0", "alpha = 1.0 must lie between 0 and 1"),
         ("n=9", "n = 9 samples always abstain; alpha = 0.001 needs 10 or more"),
+        ("n=60, looks=4", "looks = 4: n = 60 cannot be divided by 4 so often"),
         ("noise='gausian'", "did you mean 'gaussian'"),
         ("denoiser='zo'", "no pretrained 'zo'"),
     ],
