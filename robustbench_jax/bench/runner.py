@@ -167,7 +167,7 @@ def _parts(kind: str, text: Any) -> list[tuple[str, str]]:
     inner = []
     for key, value in call.kwargs:
         of = entry(kind, call.name).parts.get(key)
-        for part in (value if isinstance(value, tuple) else (value,)) if of else ():
+        for part in (value if isinstance(value, tuple) else (value,)) if of and value is not None else ():
             inner += _parts(of, part)
     return [(call.name, kind), *inner]
 

@@ -10,6 +10,8 @@ import pytest
 from scipy import stats
 
 from robustbench_jax import registry
+from robustbench_jax.bench.cells import make_cell
+from robustbench_jax.bench.runner import papers
 from robustbench_jax.certify.smoothing import Votes
 from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.ops.statistics import clopper_pearson_lower
@@ -307,6 +309,14 @@ def test_a_call_string_names_the_denoiser():
     text = 'randomized_smoothing(0.5, denoiser=zoo("fashion_mnist/clean/standard"))'
     assert "denoiser=zoo(name='fashion_mnist/clean/standard')" in canonical("certifier", text)
     assert "denoiser=None" in canonical("certifier", "randomized_smoothing")
+
+
+def test_a_cell_names_the_papers_of_its_certifier_with_and_without_a_denoiser():
+    cell = {"dataset": "fashion_mnist_mini", "model": "fashion_mnist/clean/standard", "budget": "l2(0.1)"}
+    for text in ("randomized_smoothing", 'randomized_smoothing(denoiser=zoo("fashion_mnist/clean/standard"))'):
+        assert "cohen2019" in papers(make_cell(**cell, certifier=text))
+    with pytest.raises(UserError, match="certifier 'randomized_smoothing' takes no budget 'l1'"):
+        make_cell(**cell | {"budget": "l1(0.1)"}, certifier="randomized_smoothing")
 
 
 def test_logits_that_are_no_numbers_are_no_votes():
