@@ -5,7 +5,6 @@ grow with the size of a layer or the number of images.
 Shapes: B images, R rows, C classes; node shapes S.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -59,27 +58,41 @@ def structure(model: Classifier, shape: tuple[int, ...]) -> Structure:
     return Structure(shapes, linear.needed(seen[0]), frozenset(first | {0}), tuple(relus))
 
 
+def first_layers(model: Classifier, regions: Region) -> Known:
+    """Interval bounds of every needed node; in a ball, those next to the input by their rows, which is exact."""
+    form = structure(model, regions.low.shape[1:])
+    known = intervals(model, regions, {})
+    if regions.norm == "linf":
+        return known
+    refined = {}
+    for start in sorted(form.exact & set(form.needed)):
+        count = int(np.prod(form.shapes[start]))
+        rows = np.broadcast_to(np.arange(count, dtype=np.int32), (len(regions.low), count))
+        found = bounds_of_rows(form, model, regions, known, start, rows)
+        refined[start] = scattered(known[start], found, rows, True)
+    return intervals(model, regions, refined)
+
+
 def crown(model: Classifier, regions: Region, known: Known, *, tighter: bool = False) -> Known:
     """Bounds of every needed node, those of later ones made with the lines of earlier ones (full backward CROWN).
 
-    Entries whose sign intervals decide keep their intervals. tighter: the others get the better of both bounds instead of
+    Entries whose sign `known` decides keep their bounds. tighter: the others get the better of both bounds instead of
     CROWN's own.
     """
     form = structure(model, regions.low.shape[1:])
     for start in form.needed:
-        if start in form.exact and regions.norm == "linf":
-            continue
-        matter = np.asarray(_ambiguous(model, regions, known[start], start))
-        rows = indices(matter)
+        if start in form.exact:
+            continue  # their intervals cannot be bettered
+        rows = indices(np.asarray(_ambiguous(model, regions, known[start], start)))
         if rows.shape[1]:
             found = bounds_of_rows(form, model, regions, known, start, rows)
             known = known | {start: scattered(known[start], found, rows, tighter)}
-            known = intervals(model, regions, known)
+            known |= {number: bounds for number, bounds in intervals(model, regions, known).items() if number > start}
     return known
 
 
 def indices(matter: np.ndarray) -> np.ndarray:
-    """int [B, R]: for each image the flat numbers of the true entries of [B, S], padded with -1; R is a power of two."""
+    """int [B, R]: for each image the flat numbers of the true entries of [B, S], then -1; R is a power of two."""
     flat = matter.reshape(len(matter), -1)
     most = int(flat.sum(1).max(initial=0))
     out = np.full((len(flat), power_of_two(max(most, FEWEST)) if most else 0), -1, np.int32)
@@ -149,7 +162,7 @@ def interval_margins(model: Classifier, regions: Region, rows: jax.Array, known:
 
     def one(region, rows, known):
         graph = read(model, region.low)
-        return linear.at_inputs(graph, rows, interval.propagate(graph, region.box, known))
+        return linear.at_inputs(graph, rows, interval.propagate(graph, region.box, known), region)
 
     return jax.vmap(one)(regions, rows, known)
 
@@ -195,5 +208,3 @@ def _dtype(model: Classifier) -> Any:
     leaves = [leaf.dtype for leaf in jax.tree.leaves(model.params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.result_type(*leaves) if leaves else jnp.float32
 
-
-Program = Callable[[Classifier, Region, jax.Array], jax.Array]

@@ -28,10 +28,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from robustbench_jax.ops.bounds.scalar import NONLINEAR, PREDICATES, Known, Source, Term, is_affine, value
+from robustbench_jax.ops.bounds import layouts, nodes
+from robustbench_jax.ops.bounds.nodes import Graph, Node, Shape
+from robustbench_jax.ops.bounds.ranges import NONLINEAR, PREDICATES
+from robustbench_jax.ops.bounds.terms import Known, Source, Term, is_affine, value
 from robustbench_jax.types import UserError
 
-Shape = tuple[int, ...]
 CALLS = {  # primitives that wrap a jaxpr, and where it is
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -54,37 +56,8 @@ JOINING = {"add", "add_any", "sub", "concatenate", "pad"}
 SAME = {"stop_gradient", "optimization_barrier", "sharding_constraint"}
 
 
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One value. inputs: the numbers of the nodes that it is made of. term: of an elementwise node, or None.
-
-    mixing: how many times, one after another, an affine node adds up entries; where it is at most 1, intervals through
-    `spread` are exact.
-    """
-
-    kind: str
-    inputs: tuple[int, ...]
-    shape: Shape
-    apply: Callable | None = None
-    spread: Callable | None = None
-    term: Term | None = None
-    mixing: int = 0
-    place: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Graph:
-    """Nodes in an order in which inputs come first; the input is node 0, the output the last one."""
-
-    nodes: tuple[Node, ...]
-
-    @property
-    def output(self) -> int:
-        return len(self.nodes) - 1
-
-
 def read(function: Callable, x: Any) -> Graph:
-    """The graph of function(x [D]) -> one array. Raises UserError, naming operation and place, where a rule is missing."""
+    """The graph of function(x [D]) -> one array. UserError, with operation and place, where a rule is missing."""
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
     closed = jax.make_jaxpr(function)(shape)
     reader = _Reader(tuple(x.shape))
@@ -93,7 +66,7 @@ def read(function: Callable, x: Any) -> Graph:
         raise UserError(f"a model must return one array of logits; this one returns {len(out)}")
     if not isinstance(out[0], _Bounded):
         raise UserError("the model's logits do not depend on its input")
-    return Graph(_joined(_needed(reader.nodes, out[0].number)))
+    return Graph(nodes.joined(nodes.needed(reader.nodes, out[0].number)))
 
 
 @dataclass(frozen=True)
@@ -324,11 +297,13 @@ class _Reader:
             return None
         if step.name in ("reduce_max", "reduce_min"):
             axes = step.params["axes"]
-            apply = partial(_last, axes=axes)
+            apply = partial(layouts.last, axes=axes)
         elif step.name == "reduce_window_max":
             if any(d != 1 for d in (*step.params["base_dilation"], *step.params["window_dilation"])):
                 return None
-            apply = partial(_windows, **{k: step.params[k] for k in ("window_dimensions", "window_strides", "padding")})
+            apply = partial(
+                layouts.windows, **{k: step.params[k] for k in ("window_dimensions", "window_strides", "padding")}
+            )
         else:
             return None
         negative = step.name == "reduce_min"
@@ -379,7 +354,7 @@ class _Reader:
         sizes = dict(zip((*first, *second), (*a, *b), strict=True))
         every = (*out, *shared)
         shape = tuple(sizes[n] for n in every)
-        spreads = [partial(_laid_out, own=tuple(own), every=every, shape=shape) for own in (first, second)]
+        spreads = [partial(layouts.laid_out, own=tuple(own), every=every, shape=shape) for own in (first, second)]
         wide = [self.part(o, apply, shape, step) for o, apply in zip(step.operands, spreads, strict=True)]
         products = self.add(Node("product", (wide[0].number, wide[1].number), shape, place=step.place))
         axes = tuple(range(len(out), len(every)))
@@ -492,79 +467,3 @@ def _place(equation: Any) -> str:
 def _is(known: Any, number: float) -> Any:
     """Whether a known value is this number everywhere; never for one that is traced."""
     return False if isinstance(known, jax.core.Tracer) else np.asarray(known) == number
-
-
-def _last(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """[..., K]: the entries along these axes, side by side."""
-    kept = [n for i, n in enumerate(z.shape) if i not in axes]
-    return jnp.moveaxis(z, axes, range(-len(axes), 0)).reshape(*kept, -1)
-
-
-def _windows(z: jax.Array, window_dimensions: Shape, window_strides: Shape, padding: tuple) -> jax.Array:
-    """[..., K]: the entries of each window; outside of the image its nearest entry, which is in the window as well."""
-    z = jnp.pad(z, padding, mode="edge")
-    counts = [(n - w) // s + 1 for n, w, s in zip(z.shape, window_dimensions, window_strides, strict=True)]
-    seen = [
-        z[tuple(slice(o, o + (c - 1) * s + 1, s) for o, c, s in zip(at, counts, window_strides, strict=True))]
-        for at in np.ndindex(*window_dimensions)
-    ]
-    return jnp.stack(seen, axis=-1)
-
-
-def _laid_out(z: jax.Array, own: tuple, every: tuple, shape: Shape) -> jax.Array:
-    """z, with axes `own`, broadcast to the axes `every`."""
-    order = sorted(range(len(own)), key=lambda i: every.index(own[i]))
-    z = jnp.transpose(z, order)
-    missing = [i for i, name in enumerate(every) if name not in own]
-    return jnp.broadcast_to(jnp.expand_dims(z, missing), shape)
-
-
-def _needed(nodes: list[Node], output: int) -> list[Node]:
-    """The nodes that the output depends on, numbered anew. Raises UserError for one without a rule."""
-    wanted = {0, output}
-    for number in range(output, 0, -1):
-        if number in wanted:
-            if nodes[number].kind == "unsupported":
-                raise UserError(f"no bounds for the operation {nodes[number].place}")
-            wanted |= set(nodes[number].inputs)
-    order = {old: new for new, old in enumerate(sorted(wanted))}
-    return [dataclasses.replace(nodes[o], inputs=tuple(order[i] for i in nodes[o].inputs)) for o in order]
-
-
-def _joined(nodes: list[Node]) -> tuple[Node, ...]:
-    """With each affine node put into the affine node that alone reads it."""
-    nodes = list(nodes)
-    readers = [0] * len(nodes)
-    for node in nodes:
-        for number in node.inputs:
-            readers[number] += 1
-    for at, node in enumerate(nodes):
-        if node.kind == "affine":
-            nodes[at] = _absorb(node, nodes, readers)
-    return tuple(_needed(nodes, len(nodes) - 1))
-
-
-def _absorb(node: Node, nodes: list[Node], readers: list[int]) -> Node:
-    inner = [nodes[i] if nodes[i].kind == "affine" and readers[i] == 1 else None for i in node.inputs]
-    if not any(inner):
-        return node
-    parts = [(1 if n is None else len(n.inputs)) for n in inner]
-    inputs = tuple(k for i, n in zip(node.inputs, inner, strict=True) for k in ((i,) if n is None else n.inputs))
-
-    def through(outer: Callable, functions: list) -> Callable:
-        def composed(*values):
-            given, arguments = iter(values), []
-            for count, function in zip(parts, functions, strict=True):
-                own = [next(given) for _ in range(count)]
-                arguments.append(own[0] if function is None else function(*own))
-            return outer(*arguments)
-
-        return composed
-
-    return dataclasses.replace(
-        node,
-        inputs=inputs,
-        apply=through(node.apply, [n and n.apply for n in inner]),
-        spread=through(node.spread, [n and n.spread for n in inner]),
-        mixing=node.mixing + max(n.mixing for n in inner if n),
-    )

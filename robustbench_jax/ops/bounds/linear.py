@@ -79,13 +79,15 @@ def carried(
     return waiting, offset
 
 
-def at_inputs(graph: Graph, rows: jax.Array, bounds: list[Bounds]) -> jax.Array:
-    """[R]: lower bounds of rows of the output from the bounds of what the output is made of: the last layer folded in."""
+def at_inputs(graph: Graph, rows: jax.Array, bounds: list[Bounds], region: Region) -> jax.Array:
+    """[R]: lower bounds of rows of the output from the bounds of what it is made of: the last layer folded in."""
     node = graph.nodes[graph.output]
     if node.kind != "affine":
         return _minimum(rows, bounds[graph.output])
     parts, offset = _affine(node, graph, rows)
-    return offset + sum(_minimum(a, bounds[i]) for a, i in zip(parts, node.inputs, strict=True))
+    for a, number in zip(parts, node.inputs, strict=True):
+        offset = offset + (_minimum(a, bounds[number]) if number else region.least(a))
+    return offset
 
 
 def _minimum(a: jax.Array, bounds: Bounds) -> jax.Array:

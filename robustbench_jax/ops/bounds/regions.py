@@ -1,8 +1,8 @@
 """Regions: the set of images that a bound holds for, and what a linear function is at least on it.
 
-A region is a box, perhaps with a ball in it: all of [low, high] that is no further than eps from x in the norm p. A
-linear function's minimum over the box and over the ball are both at most its minimum over their intersection, so the larger
-of the two is a bound; over a box alone (Linf budgets, VNN-LIB) it is the exact minimum.
+A region is a box, perhaps with a ball in it: all of [low, high] that is no further than eps from x in a norm. A linear
+function's minimum over the box and over the ball are both at most its minimum over their intersection, so the larger of
+the two is a bound; over a box alone (Linf budgets, VNN-LIB) it is the exact minimum.
 Shapes: D input shape, R rows. One example.
 """
 
@@ -23,7 +23,7 @@ class Bounds(NamedTuple):
 
 @record
 class Region:
-    """low, high [D]: the box. norm: "linf" for the box alone, else "l2" or "l1", the ball of radius eps around x [D]."""
+    """low, high [D]: the box. norm: "linf" for the box alone, else "l2" or "l1": the ball of radius eps at x [D]."""
 
     low: jax.Array
     high: jax.Array
