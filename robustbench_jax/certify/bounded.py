@@ -1,8 +1,8 @@
 """What certifiers by bound propagation share: images to regions, margins to verdicts, and float64 where it is close.
 
 The certificate is about the network in exact arithmetic with these float32 weights, its input anywhere in the region.
-Bounds are computed in float32; a margin that rounding could have moved across zero, within CLOSE of the size of the logits, is
-computed again in float64 and believed beyond EXACT of it. What was decided so is told in the certificate's flags.
+Bounds are computed in float32; a margin that rounding could have moved across zero, within CLOSE of the size of the
+logits, is computed again in float64 and believed beyond EXACT of it. The certificate's flags tell what was decided so.
 Shapes: B images, D input shape, C classes.
 """
 

@@ -1,7 +1,7 @@
 """ibp: interval bound propagation, the last layer folded into the margins.
 
-Reference: Gowal et al., 2018, arXiv:1810.12715. In an L2 or L1 ball the first layer's intervals are those of the ball, the
-dual norms of its rows, and not of the box around it.
+Reference: Gowal et al., 2018, arXiv:1810.12715. In an L2 or L1 ball the first layer's intervals are those of the ball,
+by the dual norms of its rows, and not of the box around it.
 """
 
 import jax
