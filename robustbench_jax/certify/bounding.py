@@ -16,10 +16,10 @@ import numpy as np
 from robustbench_jax.ops.bounds import interval, linear
 from robustbench_jax.ops.bounds.graph import Graph, read
 from robustbench_jax.ops.bounds.regions import Bounds, Region
-from robustbench_jax.ops.runtime import power_of_two
+from robustbench_jax.ops.runtime import on_cpu, power_of_two
 from robustbench_jax.types import Classifier
 
-MEMORY = 2**28  # bytes that the coefficients of one compiled call may take
+MEMORY = 2**24, 2**28  # bytes of one array of coefficients, on CPU (beyond it malloc asks the system anew) and elsewhere
 FEWEST = 8  # rows that a chunk is not narrower than
 
 Known = dict[int, Bounds]
@@ -116,7 +116,7 @@ def bounds_of_rows(
 
 def chunk_of(form: Structure, images: int, rows: int) -> int:
     """How many rows of each image go back at once."""
-    fits = MEMORY // (16 * form.widest * images)
+    fits = MEMORY[not on_cpu()] // (8 * form.widest * images)
     return min(rows, max(FEWEST, 1 << max(int(fits), 1).bit_length() - 1))
 
 
