@@ -13,13 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustbench_jax.ops.bounds import interval, linear
+from robustbench_jax.ops.bounds import interval, linear, slopes
 from robustbench_jax.ops.bounds.graph import Graph, read
 from robustbench_jax.ops.bounds.regions import Bounds, Region
 from robustbench_jax.ops.runtime import on_cpu, power_of_two
 from robustbench_jax.types import Classifier
 
-MEMORY = 2**24, 2**28  # bytes of one array of coefficients, on CPU (beyond it malloc asks the system anew) and elsewhere
+MEMORY = (
+    2**24,
+    2**28,
+)  # bytes of one array of coefficients, on CPU (beyond it malloc asks the system anew) and elsewhere
+RATE = 0.25  # first step of the ascent on slopes, which lie between 0 and 1
 FEWEST = 8  # rows that a chunk is not narrower than
 
 Known = dict[int, Bounds]
@@ -73,11 +77,11 @@ def first_layers(model: Classifier, regions: Region) -> Known:
     return intervals(model, regions, refined)
 
 
-def crown(model: Classifier, regions: Region, known: Known, *, tighter: bool = False) -> Known:
+def crown(model: Classifier, regions: Region, known: Known, *, tighter: bool = False, steps: int = 0) -> Known:
     """Bounds of every needed node, those of later ones made with the lines of earlier ones (full backward CROWN).
 
     Entries whose sign `known` decides keep their bounds. tighter: the others get the better of both bounds instead of
-    CROWN's own.
+    CROWN's own. steps: of ascent on the slopes below ReLUs, for each entry by itself.
     """
     form = structure(model, regions.low.shape[1:])
     for start in form.needed:
@@ -85,7 +89,7 @@ def crown(model: Classifier, regions: Region, known: Known, *, tighter: bool = F
             continue  # their intervals cannot be bettered
         rows = indices(np.asarray(_ambiguous(model, regions, known[start], start)))
         if rows.shape[1]:
-            found = bounds_of_rows(form, model, regions, known, start, rows)
+            found = bounds_of_rows(form, model, regions, known, start, rows, steps)
             known = known | {start: scattered(known[start], found, rows, tighter)}
             known |= {number: bounds for number, bounds in intervals(model, regions, known).items() if number > start}
     return known
@@ -103,13 +107,14 @@ def indices(matter: np.ndarray) -> np.ndarray:
 
 
 def bounds_of_rows(
-    form: Structure, model: Classifier, regions: Region, known: Known, start: int, rows: np.ndarray
+    form: Structure, model: Classifier, regions: Region, known: Known, start: int, rows: np.ndarray, steps: int = 0
 ) -> Bounds:
     """Bounds [B, R] of the entries `rows` of node `start`, in chunks."""
     earlier = {k: v for k, v in known.items() if k < start}
     width = chunk_of(form, len(rows), rows.shape[1])
     parts = [
-        _rows(model, regions, earlier, rows[:, at : at + width], start=start) for at in range(0, rows.shape[1], width)
+        _rows(model, regions, earlier, rows[:, at : at + width], start, steps, ascent=steps > 0)
+        for at in range(0, rows.shape[1], width)
     ]
     return Bounds(*(np.concatenate([np.asarray(p[i]) for p in parts], axis=1) for i in range(2)))
 
@@ -187,16 +192,32 @@ def _ambiguous(model: Classifier, regions: Region, bounds: Bounds, start: int) -
     return jax.vmap(one)(regions, bounds)
 
 
-@partial(jax.jit, static_argnames="start")
-def _rows(model: Classifier, regions: Region, known: Known, rows: jax.Array, start: int) -> Bounds:
+@partial(jax.jit, static_argnames=("start", "ascent"))
+def _rows(
+    model: Classifier, regions: Region, known: Known, rows: jax.Array, start: int, steps: Any, ascent: bool
+) -> Bounds:
     def one(region, known, rows):
         graph = read(model, region.low)
-        lines = linear.lines_of(graph, known, region.box, {})
         unit = one_hot(rows, graph.nodes[start].shape, region.low.dtype)
-        both = linear.least(graph, start, jnp.concatenate([unit, -unit]), lines, region)
-        return Bounds(both[: len(rows)], -both[len(rows) :])
+        both = jnp.concatenate([unit, -unit])
+        if ascent:
+            found, _ = slopes.optimised(graph, start, both, known, region, steps, RATE)
+        else:
+            found = linear.least(graph, start, both, linear.lines_of(graph, known, region.box, {}), region)
+        return Bounds(found[: len(rows)], -found[len(rows) :])
 
     return jax.vmap(one)(regions, known, rows)
+
+
+@jax.jit
+def ascended_margins(model: Classifier, regions: Region, rows: jax.Array, known: Known, steps: Any) -> jax.Array:
+    """[B, R]: as `linear_margins`, the best of `steps` steps of ascent on the slopes below ReLUs, row by row."""
+
+    def one(region, rows, known):
+        graph = read(model, region.low)
+        return slopes.optimised(graph, graph.output, rows, known, region, steps, RATE)[0]
+
+    return jax.vmap(one)(regions, rows, known)
 
 
 def one_hot(rows: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -208,3 +229,31 @@ def _dtype(model: Classifier) -> Any:
     leaves = [leaf.dtype for leaf in jax.tree.leaves(model.params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.result_type(*leaves) if leaves else jnp.float32
 
+
+def in_turn(
+    model: Classifier, regions: Region, rows: jax.Array, steps: int, inner_steps: int
+) -> tuple[np.ndarray, Known]:
+    """(margins [B, R], bounds of the needed nodes): intervals, CROWN, then ascent on what CROWN leaves open.
+
+    Each is at least as good as the one before; images that CROWN certifies are not ascended.
+    """
+    known = first_layers(model, regions)
+    found = np.asarray(interval_margins(model, regions, rows, known))
+    plain = crown(model, regions, known)
+    found = np.maximum(found, linear_margins(model, regions, rows, plain))
+    known = {number: interval.intersected(known[number], plain[number]) for number in known}
+    open_ = np.flatnonzero(found.min(-1) <= 0)
+    if len(open_):
+        those = np.resize(open_, power_of_two(len(open_)))
+        part = jax.tree.map(lambda leaf: leaf[those], (regions, rows, known))
+        better = crown(model, part[0], part[2], tighter=True, steps=inner_steps)
+        margins = np.asarray(ascended_margins(model, part[0], part[1], better, steps))[: len(open_)]
+        found[open_] = np.maximum(found[open_], margins)
+        known = {k: Bounds(*(_put(b, open_, n) for b, n in zip(known[k], better[k], strict=True))) for k in known}
+    return found, known
+
+
+def _put(before: jax.Array, where: np.ndarray, new: jax.Array) -> np.ndarray:
+    out = np.array(before)
+    out[where] = np.asarray(new)[: len(where)]
+    return out
