@@ -30,6 +30,10 @@ EVERY = 20  # steps between two looks at the loss
 class TrainingDefence:
     """What a training defence may change: the inputs, the loss, and how gradients are made of it."""
 
+    def initialise(self, model: Classifier) -> Classifier:
+        """The model, with fresh weights, that training starts from."""
+        return model
+
     def perturb(self, key: jax.Array, model: Classifier, x: jax.Array, y: jax.Array, ids: jax.Array) -> jax.Array:
         """What the model is trained on instead of x [B, D]; called between compiled steps: it may drive an attack.
 
@@ -100,7 +104,7 @@ def fit(
     """
     per_epoch = _steps_per_epoch(len(data), recipe)
     total = per_epoch * recipe.epochs
-    state = _begin(model, recipe, total)
+    state = _begin(defence.initialise(model), recipe, total)
     keeper = Keeper(directory) if directory is not None else None
     state = keeper.newest(state) if keeper else state
     for step, rows in _batches(key, len(data), recipe, int(state.step)):
@@ -143,7 +147,7 @@ def fit_many(
             for i in range(count)
         ]
         return models.replace(params=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(f.params for f in fitted)))
-    state = jax.vmap(lambda params: _begin(models.replace(params=params), recipe, total))(models.params)
+    state = jax.vmap(lambda p: _begin(defence.initialise(models.replace(params=p)), recipe, total))(models.params)
     step_keys = jax.vmap(lambda key: stream(key, "step"))(keys)
     train = partial(_train_many, defence=defence, recipe=recipe, net=models.net, total=total)
     for steps in zip(*(_batches(keys[i], subsets.shape[1], recipe, 0) for i in range(count)), strict=True):
