@@ -39,9 +39,14 @@ class CrownIBP(CertifiedTraining):
         region = around(clean, share * self.eps)
         found = worst(model, region, y, logits.shape[-1])
         kappa, beta = 1 - share * (1 - self.kappa), 1 - share * (1 - self.beta)
-        mixed = beta * worst_by_lines(model, region, y, logits.shape[-1]) + (1 - beta) * found.logits
+        mixed = jax.lax.cond(beta > 0, self.mixed, lambda *given: found.logits, model, region, y, found.logits, beta)
         loss = kappa * self.loss(logits, y) + (1 - kappa) * self.loss(mixed, y)
         return loss + self.besides(model, found, region, share)
+
+    def mixed(self, model: Classifier, region: Region, y: jax.Array, by_intervals: jax.Array, beta: jax.Array):
+        """[B, C]: worst-case logits of both kinds; not asked for, and not paid for, where beta is 0."""
+        by_lines = worst_by_lines(model, region, y, by_intervals.shape[-1])
+        return beta * by_lines + (1 - beta) * by_intervals
 
 
 def worst_by_lines(model: Classifier, regions: Region, y: jax.Array, classes: int) -> jax.Array:
