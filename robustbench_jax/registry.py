@@ -36,7 +36,9 @@ OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mu
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered thing. `given` names the parameters that the program passes and no call string may set."""
+    """One registered thing. `given` names the parameters that the program passes and no call string may set; `late`
+    those that are left out of its identity where they have their default, because ids are older than they are.
+    """
 
     kind: str
     name: str
@@ -44,6 +46,7 @@ class Entry:
     paper: str | None = None
     parts: dict[str, str] = field(default_factory=dict)
     given: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -72,6 +75,7 @@ def register(
     paper: str | None = None,
     parts: dict[str, str] | None = None,
     given: Iterable[str] = (),
+    late: Iterable[str] = (),
     **facts: Any,
 ) -> Callable:
     """Class or function decorator. parts: {parameter: kind} for parameters that are registered things themselves."""
@@ -80,7 +84,7 @@ def register(
         known = _entries.setdefault(kind, {})
         if name in known and known[name].make.__qualname__ != make.__qualname__:
             raise ValueError(f"two things are registered as {kind} '{name}'")
-        known[name] = Entry(kind, name, make, paper, parts or {}, tuple(given), facts)
+        known[name] = Entry(kind, name, make, paper, parts or {}, tuple(given), tuple(late), facts)
         make.registered, make.facts = (kind, name), facts
         return make
 
@@ -127,6 +131,7 @@ def canonical(kind: str, text: "str | Call") -> str:
     call = parse(text)
     found = entry(kind, call.name)
     values = {k: p.default for k, p in found.parameters.items()} | _bind(found, call)
+    values = {k: v for k, v in values.items() if k not in found.late or v != found.parameters[k].default}
     written = {k: _value(found, k, v) for k, v in values.items()}
     return _write(call.name, {k: _text(v, canonical, repr) for k, v in written.items()})
 

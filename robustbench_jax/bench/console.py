@@ -53,7 +53,7 @@ class Bars:
         def begin(number: int, cell: Cell, examples: int) -> Callable[[int], None]:
             if whole is not None:
                 self.progress.update(whole, completed=number)
-            task = self._fresh("attack", cell.label(), examples)
+            task = self._fresh("certify" if cell.certifier else "attack", cell.label(), examples)
 
             def settled(done: int) -> None:
                 self.progress.update(task, completed=done)
@@ -127,7 +127,9 @@ def show_record(record: Record) -> None:
         interval = f"{m.low:.4g} – {m.high:.4g}" if known and m.low is not None else "–"
         table.add_row(name.replace("_", " "), f"{m.value:.4g}" if known else "–", interval, str(m.n))
     err.print(table)
-    if len(record.stages) > 1:
+    if record.cell.certifier:
+        err.print(_certifier(record))
+    elif len(record.stages) > 1:
         err.print(_stages(record))
     for flag in record.flags:
         say(f"FLAG {flag}")
@@ -136,6 +138,18 @@ def show_record(record: Record) -> None:
         f"{t.run_s:.1f} s, and {t.compile_s:.1f} s compiling; {t.forward_evaluations:,} forward and "
         f"{t.gradient_evaluations:,} gradient evaluations"
     )
+
+
+def _certifier(record: Record) -> Table:
+    """What the certifier was asked, what it proved and met, what it counted."""
+    table = Table(header_style="bold")
+    (stage,), (seconds,) = record.stages, record.timing.stages_s
+    for head in (*stage, "s"):
+        table.add_column(head.replace("_", " "), justify="left" if head == "certifier" else "right")
+    table.add_row(
+        *(f"{value:,}" if isinstance(value, int) else str(value) for value in stage.values()), f"{seconds:.1f}"
+    )
+    return table
 
 
 def _stages(record: Record) -> Table:
@@ -159,7 +173,8 @@ def catalogue(what: str, kind: str | None) -> None:
     for name, entry in discover(kind).items() if kind else ():
         arguments = ", ".join(_argument(k, p) for k, p in entry.parameters.items())
         line = (inspect.getdoc(entry.make) or "").splitlines()
-        facts = [entry.facts.get("access"), entry.paper]
+        budgets = entry.facts.get("budgets") or () if kind == "certifier" else ()
+        facts = [entry.facts.get("access"), *budgets, entry.paper]
         tail = ", ".join(fact for fact in facts if fact)
         out.print(f"  {name}({arguments})" + (f"  [{tail}]" if tail else ""), markup=False, soft_wrap=True)
         if line:

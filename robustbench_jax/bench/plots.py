@@ -1,6 +1,7 @@
 """Robustness curves: robust accuracy against radius or queries, with 95% bands, as PNG and SVG bytes."""
 
 import io
+from collections.abc import Callable
 
 from robustbench_jax.bench.curves import Curve
 
@@ -12,6 +13,11 @@ AXES = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$", "l0": r"
 
 def curves(lines: list[Curve]) -> dict[str, bytes]:
     """One panel for each (dataset, axis, attack, budget); a model has one colour and mark in all of them."""
+    return drawn(lambda: _figure(lines))
+
+
+def drawn(draw: Callable) -> dict[str, bytes]:
+    """The figure that `draw` makes, in the plots' style, as PNG and SVG."""
     import matplotlib
 
     style = {
@@ -25,7 +31,7 @@ def curves(lines: list[Curve]) -> dict[str, bytes]:
         "legend.frameon": False,
     }
     with matplotlib.rc_context(style):
-        figure = _figure(lines)
+        figure = draw()
         made = {}
         for kind, options in (("png", {"dpi": 160}), ("svg", {})):
             file = io.BytesIO()

@@ -10,7 +10,16 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
-from robustbench_jax.bench import corruption_report, corruption_table, plots, sheets, transfer_table
+from robustbench_jax.bench import (
+    band_plots,
+    certified_table,
+    corruption_report,
+    corruption_table,
+    plots,
+    sheets,
+    transfer_table,
+)
+from robustbench_jax.bench.bands import bands
 from robustbench_jax.bench.curves import Curve, along_eps, along_queries
 from robustbench_jax.bench.leaderboard import Row, Table, alarms, tables
 from robustbench_jax.bench.records import MetricValue, Record, write_whole
@@ -24,7 +33,11 @@ NOTE = (
     "p: McNemar's exact test of the worst case against the row above; rows share a rank where p ≥ 0.05. "
     "≤: an attack of the table failed or is missing, so the row has only a bound and no rank."
 )
-CAPTIONS = {"curves": "Robust accuracy against eps", "queries": "Robust accuracy against queries"}
+CAPTIONS = {
+    "curves": "Robust accuracy against eps",
+    "queries": "Robust accuracy against queries",
+    "certified": "Attacked and certified accuracy against eps",
+}
 CSV_HEAD = (
     *("threat", "dataset", "split", "examples", "model", "defence", "recipe", "attack", "budget", "seed"),
     *("status", "metric", "value", "low", "high", "n", "cell"),
@@ -59,6 +72,8 @@ def write_reports(
     pages += [sheet for board in corrupted for sheet in corruption_report.sheets(board)]
     lines = {"curves": along_eps(records), "queries": along_queries(records)}
     pictures = {name: plots.curves([_plain(line) for line in found]) for name, found in lines.items() if found}
+    if between := bands(records):
+        pictures["certified"] = band_plots.picture(between)
     texts = {
         "md": lambda: markdown(boards, title, warnings, list(pictures), pages, flags(records)),
         "csv": lambda: table_csv(records),
@@ -67,6 +82,8 @@ def write_reports(
     }
     files = [(NAMES[f], texts[f]().encode()) for f in formats]
     files += [(f"{name}.{kind}", picture) for name, kinds in pictures.items() for kind, picture in kinds.items()]
+    if any(board.certifiers for board in boards) and "csv" in formats:
+        files.append(("certified.csv", certified_table.table_csv(boards).encode()))
     if corrupted and "csv" in formats:
         files.append(("corruptions.csv", corruption_report.table_csv(corrupted).encode()))
     written = []
@@ -85,9 +102,9 @@ def markdown(
     pages: Sequence[Sheet] = (),
     doubts: Sequence[str] = (),
 ) -> str:
-    lines = [f"# {title}", "", *([NOTE, ""] if boards or not pages else [])]
+    lines = [f"# {title}", "", *([note(boards), ""] if boards or not pages else [])]
     for board in boards:
-        head = ["Rank", "Model", "Clean", *(f"`{name}`" for name in board.attacks), "Worst case", "p vs above"]
+        head = ["Rank", "Model", "Clean", *(f"`{it}`" if called else it for it, called in heads(board)), "p vs above"]
         lines += [
             f"## {board.title}",
             "",
@@ -106,14 +123,15 @@ def markdown(
 
 
 def table_csv(records: list[Record]) -> str:
-    """One row for each metric of each record: made to be read by programs."""
+    """One row for each metric of each record: made to be read by programs. A column of certifiers where there are."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(CSV_HEAD)
+    certifier = ["certifier"] * any(record.cell.certifier for record in records)
+    writer.writerow([*CSV_HEAD[:8], *certifier, *CSV_HEAD[8:]])
     for record in records:
         cell = record.cell
         what = (cell.threat, cell.show("dataset"), cell.split, cell.examples or "all")
-        how = [cell.show(name) for name in ("model", "defence", "recipe", "attack", "budget")]
+        how = [cell.show(name) for name in ("model", "defence", "recipe", "attack", *certifier, "budget")]
         for metric, m in record.metrics.items() or [("", MetricValue(value=None, n=0, low=None, high=None))]:
             values = ["" if value is None else value for value in (m.value, m.low, m.high)]
             writer.writerow([*what, *how, cell.seed, record.status, metric, *values, m.n, record.id])
@@ -124,8 +142,8 @@ def latex(boards: list[Table], pages: Sequence[Sheet] = ()) -> str:
     r"""One booktabs table a threat model; needs \usepackage{booktabs}."""
     parts = ["% \\usepackage{booktabs}"]
     for board in boards:
-        attacks = [f"\\texttt{{{_tex(name)}}}" for name in board.attacks]
-        heads = ["", "Model", "Clean", *attacks, "Worst case", "$p$"]
+        between = [f"\\texttt{{{_tex(it)}}}" if called else it for it, called in heads(board)]
+        head = ["", "Model", "Clean", *between, "$p$"]
         body = [
             " & ".join([_tex(row.rank), f"\\texttt{{{_tex(row.model)}}}", *(_tex(cell) for cell in _cells(board, row))])
             + r" \\"
@@ -137,9 +155,9 @@ def latex(boards: list[Table], pages: Sequence[Sheet] = ()) -> str:
             r"\centering",
             r"\small",
             rf"\caption{{{_tex(board.title)}. Accuracy in \% with 95\% Clopper--Pearson intervals, $n = {board.n}$.}}",
-            rf"\begin{{tabular}}{{rl{'r' * (len(heads) - 2)}}}",
+            rf"\begin{{tabular}}{{rl{'r' * (len(head) - 2)}}}",
             r"\toprule",
-            " & ".join(heads) + r" \\",
+            " & ".join(head) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",
@@ -167,6 +185,7 @@ def html(
         "number": lambda m: -1 if m is None or m.value is None else m.value,
         "made_with": made_with,
         "p": _p,
+        "heads": heads,
     }
     template = resources.files("robustbench_jax.bench").joinpath("templates/leaderboard.html.j2").read_text()
     seconds = sum(record.timing.run_s + record.timing.compile_s for record in records)
@@ -175,13 +194,19 @@ def html(
         boards=boards,
         warnings=warnings,
         pictures=[(CAPTIONS[name], _inline(kinds["svg"])) for name, kinds in pictures.items()],
-        note=NOTE if boards or not pages else "",
+        note=note(boards) if boards or not pages else "",
         pages=pages,
-        definitions=DEFINITIONS,
+        definitions=_definitions(boards),
         flags=flags(records),
         seconds=seconds,
         count=len(records),
     )
+
+
+def _definitions(boards: list[Table]) -> dict:
+    """All of them; those of certificates only where there are some."""
+    certified = any(board.certifiers for board in boards)
+    return {name: it for name, it in DEFINITIONS.items() if certified or name not in certified_table.METRICS}
 
 
 def flags(records: list[Record]) -> list[str]:
@@ -213,11 +238,24 @@ def terminal(board: Table):
     from rich.table import Table as RichTable
 
     made = RichTable(title=f"{board.title} · n = {board.n}", title_justify="left", header_style="bold")
-    for head in ("", "Model", "Clean %", *board.attacks, "Worst case %", "p"):
+    for head in ("", "Model", "Clean %", *(it if called else f"{it} %" for it, called in heads(board)), "p"):
         made.add_column(head, justify="left" if head == "Model" else "right", overflow="fold")
     for row in board.rows:
         made.add_row(row.rank, row.model, *(cell.replace(" [", "\n[") for cell in _cells(board, row)))
     return made
+
+
+def note(boards: list[Table]) -> str:
+    """What the numbers of these tables are."""
+    return f"{NOTE} {certified_table.NOTE}" if any(board.certifiers for board in boards) else NOTE
+
+
+def heads(board: Table) -> list[tuple[str, bool]]:
+    """The columns between clean accuracy and p, and whether each is a call string."""
+    found = [(name, True) for name in board.attacks] + [("Worst case", False)] * bool(board.attacks)
+    if board.certifiers:
+        found += [(name, True) for name in board.certifiers] + [("Certified", False), ("Undecided", False)]
+    return found
 
 
 def percent(metric: MetricValue | None) -> str:
@@ -229,10 +267,13 @@ def percent(metric: MetricValue | None) -> str:
 
 
 def _cells(board: Table, row: Row) -> list[str]:
-    """Clean accuracy, one column an attack, the worst case, and p against the row above."""
-    attacks = ["failed" if name in row.failed else percent(row.attacks[name]) for name in board.attacks]
+    """Clean accuracy, the columns of `heads`, and p against the row above."""
+    measured = row.attacks | row.certifiers
+    shown = {name: "failed" if name in row.failed else percent(metric) for name, metric in measured.items()}
     bound = "≤ " if row.worst and not row.complete else ""
-    return [percent(row.clean), *attacks, bound + percent(row.worst), _p(row)]
+    shown |= {"Worst case": bound + percent(row.worst), "Certified": percent(row.certified)}
+    shown |= {"Undecided": percent(row.undecided)}
+    return [percent(row.clean), *(shown[name] for name, _ in heads(board)), _p(row)]
 
 
 def _p(row: Row) -> str:

@@ -1,10 +1,12 @@
 """Evasion: does the model still give the right class when its input is changed within a budget?
 
 Examples that the model already gets wrong count as not robust and are not attacked. The rest are attacked by the
-driver, which judges every x_adv with the deployed model.
+driver, which judges every x_adv with the deployed model; but for those that the attack's certifier, where it has one
+(autoattack(certify_first="crown")), proves robust beforehand.
 Shapes: N examples, D input shape, C classes.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +21,7 @@ from robustbench_jax.ops.judge import classify
 from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.registry import register
 from robustbench_jax.threats import health
-from robustbench_jax.types import Classifier, Dataset, EvasionAttack, Outcome, UserError
+from robustbench_jax.types import Certifier, Classifier, Dataset, EvasionAttack, Outcome, UserError
 
 
 @register("threat", "evasion")
@@ -39,28 +41,35 @@ def run(
     pool: training images, for attacks that learn from some beforehand; without it they learn from those they attack,
     and the outcome is flagged.
 
-    Arrays: clean_correct and robust bool[N], prediction int[N] (clean), broken_by int[N] (stage of a cascade, -1 for
-    none), size float[N] (of the perturbation, in the budget's measure; NaN where the attack failed), forwards,
-    gradients and vanished (gradients that were zero) int[N], x_adv float32[N, D].
+    Arrays: clean_correct and robust bool[N], prediction int[N] (clean), broken_by int[N] (the outcome's stage, -1 for
+    none), certified bool[N] where the attack has a certifier, size float[N] (of the perturbation, in the budget's
+    measure; NaN where the attack failed), forwards, gradients and vanished (gradients that were zero) int[N], x_adv
+    float32[N, D].
     """
     check(model, data)
     prediction = classify(model, data.x, runtime)
     clean = prediction == data.y
     right = np.flatnonzero(clean)
-    wrong = len(data) - len(right)
+    certifier = getattr(attack, "certify_first", None)
+    certified, first = certify(stream(key, "certify"), certifier, model, data, right, budget, runtime)
+    left = right[~certified[right]]
+    settled = len(data) - len(left)
     attacked = drive(
         stream(key, "attack"),
         attack,
         model,
         budget,
-        data.x[right],
-        data.y[right],
-        ids=right,
+        data.x[left],
+        data.y[left],
+        ids=left,
         pool=None if pool is None else (pool.x, pool.y),
         runtime=runtime,
-        report=lambda settled: report(wrong + settled),
+        report=lambda count: report(settled + count),
     )
-    arrays = _arrays(data, prediction, right, attacked)
+    arrays = _arrays(data, prediction, left, attacked)
+    if certifier is not None:
+        arrays["certified"] = certified
+        arrays["broken_by"] += arrays["broken_by"] >= 0
     found = metrics.evasion(clean, *(arrays[k] for k in ("robust", "size", "forwards", "gradients")))
     if attack.minimal:
         found["median_size"] = metrics.median_size(arrays["size"][clean])
@@ -73,12 +82,33 @@ def run(
         metrics=found,
         arrays=arrays,
         counts={
-            "forward_evaluations": int(attacked.forwards.sum()) + len(data) + len(right),
+            "forward_evaluations": int(attacked.forwards.sum()) + len(data) + len(left),
             "gradient_evaluations": int(attacked.gradients.sum()),
         },
         flags=tuple(flags),
-        stages=tuple(vars(stage) for stage in attacked.stages),
+        stages=(*first, *(vars(stage) for stage in attacked.stages)),
     )
+
+
+def certify(
+    key: jax.Array,
+    certifier: Certifier | None,
+    model: Classifier,
+    data: Dataset,
+    right: np.ndarray,
+    budget: Any,
+    runtime: Runtime,
+) -> tuple[np.ndarray, tuple[dict[str, Any], ...]]:
+    """certified bool[N], of the images `right` alone, and the line of a stage, if there is a certifier."""
+    certified, began = np.zeros(len(data), bool), time.perf_counter()
+    if certifier is None:
+        return certified, ()
+    if len(right):
+        x, y = data.x[right], data.y[right]
+        certified[right] = certifier.certify(key, model, x, y, budget, ids=right, runtime=runtime).certified
+    name, none = f"certify {certifier.registered[1]}", {"broken": 0, "forwards": 0, "gradients": 0}
+    seen = {"attack": name, "access": "gradients", "attacked": len(right), **none, "certified": int(certified.sum())}
+    return certified, ({**seen, "seconds": time.perf_counter() - began},)
 
 
 def check(model: Classifier, data: Dataset) -> None:
@@ -97,19 +127,19 @@ def check(model: Classifier, data: Dataset) -> None:
         raise UserError(f"the model has {logits.shape[0]} classes, {data.name} has {len(data.classes)}")
 
 
-def _arrays(data: Dataset, prediction: np.ndarray, right: np.ndarray, attacked: Attacked) -> dict[str, np.ndarray]:
+def _arrays(data: Dataset, prediction: np.ndarray, left: np.ndarray, attacked: Attacked) -> dict[str, np.ndarray]:
     count = len(data)
     clean = prediction == data.y
     robust, x_adv = clean.copy(), as_unit(data.x)
-    robust[right[attacked.success]] = False
-    x_adv[right] = attacked.x_adv
+    robust[left[attacked.success]] = False
+    x_adv[left] = attacked.x_adv
     size = np.full(count, np.nan, np.float32)
-    size[right[attacked.success]] = attacked.size[attacked.success]
+    size[left[attacked.success]] = attacked.size[attacked.success]
     spread = {name: np.zeros(count, np.int64) for name in ("forwards", "gradients", "vanished")}
     for name, values in spread.items():
-        values[right] = getattr(attacked, name)
+        values[left] = getattr(attacked, name)
     broken_by = np.full(count, -1)
-    broken_by[right] = attacked.broken_by
+    broken_by[left] = attacked.broken_by
     return {
         "clean_correct": clean,
         "robust": robust,

@@ -6,7 +6,7 @@ import numpy as np
 
 from robustbench_jax.bench.cells import Cell
 from robustbench_jax.bench.records import MetricValue, Record, Timing
-from robustbench_jax.metrics import proportion
+from robustbench_jax.metrics import certification, proportion
 
 CELL = {"dataset": "fashion_mnist_mini", "model": "mlp", "attack": "pgd(steps=40)", "budget": "linf(eps=0.1)"}
 PROVENANCE = {
@@ -40,6 +40,37 @@ def made_up(robust: Any, *, clean: Any = None, weights: str = "w0", data: str = 
         timing=Timing(compile_s=1.0, run_s=2.0, forward_evaluations=4000, gradient_evaluations=3000),
         provenance=PROVENANCE | {"weights": weights, "data": data},
         papers=["madry2018"],
+    )
+
+
+def made_up_proof(
+    certified: Any,
+    *,
+    clean: Any = None,
+    attacked: Any = None,
+    radius: Any = None,
+    failure: float = 0.0,
+    weights: str = "w0",
+    data: str = "d0",
+    **cell: Any,
+) -> Record:
+    """`certified` and `attacked` bool [n]; radius [n] or None for a certifier without."""
+    certified = np.asarray(certified, bool)
+    clean = np.ones_like(certified) if clean is None else np.asarray(clean, bool)
+    attacked = np.zeros_like(certified) if attacked is None else np.asarray(attacked, bool)
+    cell = Cell(**CELL | {"attack": "", "certifier": "exact_linear", "threat": "certification"} | cell)
+    radii = np.full(len(certified), np.nan) if radius is None else np.asarray(radius, float)
+    metrics = certification(clean, certified, attacked, radii, failure)
+    arrays = {"clean_correct": clean, "certified": certified, "attacked": attacked}
+    return Record(
+        id=cell.id,
+        cell=cell,
+        metrics={name: MetricValue(**vars(metric)) for name, metric in metrics.items()},
+        per_example={name: values.tolist() for name, values in arrays.items()}
+        | {"radius": [None if np.isnan(r) else r for r in radii.tolist()]},
+        timing=Timing(compile_s=1.0, run_s=2.0, forward_evaluations=100),
+        stages=[{"certifier": "exact_linear", "asked": int(clean.sum())}],
+        provenance=PROVENANCE | {"weights": weights, "data": data},
     )
 
 

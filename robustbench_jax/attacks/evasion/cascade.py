@@ -22,6 +22,8 @@ class Cascade(EvasionAttack):
     def __post_init__(self):
         if not isinstance(self.attacks, tuple) or not self.attacks:
             raise UserError("cascade needs a list of attacks; write e.g. cascade([fgsm, pgd(steps=40)])")
+        if any(getattr(attack, "certify_first", None) is not None for attack in self.attacks):
+            raise UserError("cascade: an attack inside it has certify_first, which only autoattack by itself heeds")
 
     def stages(self, budget: Any) -> tuple[EvasionAttack, ...]:
         """The attacks in order, cascades within it unfolded."""
