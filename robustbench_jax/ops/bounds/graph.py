@@ -31,7 +31,7 @@ from jax.extend import core
 from robustbench_jax.ops.bounds import layouts, nodes
 from robustbench_jax.ops.bounds.nodes import Graph, Node, Shape
 from robustbench_jax.ops.bounds.ranges import NONLINEAR, PREDICATES
-from robustbench_jax.ops.bounds.terms import Known, Source, Term, is_affine, value
+from robustbench_jax.ops.bounds.terms import Known, Source, Term, constants, is_affine, value
 from robustbench_jax.types import UserError
 
 CALLS = {  # primitives that wrap a jaxpr, and where it is
@@ -140,6 +140,8 @@ class _Reader:
         """The node of an operation that is affine in what depends on the image; None if it is not one."""
         name, bounded = step.name, step.bounded
         one, first = len(bounded) == 1, 0 in bounded
+        if name == "convert_element_type" and self.nodes[step.first].kind == "unsupported":
+            return None  # of a comparison
         if name in JOINING or (name in STRUCTURAL | SUMS and one and first and step.floating):
             mixing = int(name in SUMS or (name not in ("concatenate", "pad") and len(bounded) > 1))
         elif name in BILINEAR and one:
@@ -177,6 +179,8 @@ class _Reader:
         name = step.name
         if name in ("max", "min", "clamp") or name not in NONLINEAR:
             return None
+        if name == "convert_element_type" and not step.floating:
+            return None  # cuts off what is behind the point
         if name == "div" and 1 in step.bounded and (found := self.softmax(step)):
             return found
         composed = self.composed(step)
@@ -210,6 +214,8 @@ class _Reader:
         term = composed[source]
         predicate, below, above = term.arguments if len(term.arguments) == 3 else (None,) * 3
         if not (isinstance(predicate, Term) and is_affine(below) and is_affine(above)):
+            return None
+        if any(np.size(known) != 1 for side in (below, above) for known in constants(side)):
             return None
         name, sides = str(predicate.primitive), predicate.arguments
         if name not in ("ge", "gt", "le", "lt") or not (isinstance(sides[0], Source) and isinstance(sides[1], Known)):
@@ -263,7 +269,7 @@ class _Reader:
             a, b = (self.line(o.number, jnp.negative, step) for o in step.operands)
             return self.line(self.larger(a.number, b.number, step).number, jnp.negative, step)
         known = step.operands[1 - step.bounded[0]]
-        if step.name == "max" and np.all(_is(known, -np.inf)):
+        if np.all(_is(known, -np.inf if step.name == "max" else np.inf)):
             return step.operands[step.bounded[0]]
         bound = self.upper_of if step.name == "max" else self.lower_of
         return self.add_term(bound(step.operands[step.bounded[0]], known, step), step)
@@ -383,7 +389,9 @@ class _Reader:
             return jnp.moveaxis(z, axis, -1)[(slice(None),) * axis + (None,)] - z[..., None]
 
         def spread(z):
-            return jnp.moveaxis(z, axis, -1)[(slice(None),) * axis + (None,)] + z[..., None]
+            other = jnp.moveaxis(z, axis, -1)[(slice(None),) * axis + (None,)]
+            itself = jnp.expand_dims(jnp.eye(z.shape[axis]), [k for k in range(z.ndim) if k != axis])
+            return (other + z[..., None]) * (1 - itself)
 
         apart = self.add(Node("affine", (inside.number,), wide, differences, spread, mixing=1, place=step.place))
         grown = self.add(Node("elementwise", (apart.number,), wide, term=Term(jax.lax.exp_p, _EXP, (Source(),))))

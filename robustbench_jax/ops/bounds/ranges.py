@@ -30,9 +30,16 @@ class Choice(NamedTuple):
     false: Any
     true: Any
 
+    def settle(self, found: jax.Array) -> jax.Array:
+        """What was found at one end of the interval, as it is on the inside where that is decided."""
+        return jnp.where(self.false != self.true, self.true, found)
 
-def enclose(term: Any, low: jax.Array, high: jax.Array) -> Range:
-    """The ranges of a term's values and derivatives for z strictly between low and high."""
+
+def enclose(term: Any, low: jax.Array, high: jax.Array, choices: dict[int, Choice] | None = None) -> Range:
+    """The ranges of a term's values and derivatives for z strictly between low and high.
+
+    choices: filled with the comparisons in the term, by id.
+    """
 
     def visit(part: Any, done: dict) -> Any:
         if isinstance(part, Source):
@@ -45,7 +52,11 @@ def enclose(term: Any, low: jax.Array, high: jax.Array) -> Range:
         if id(part) not in done:
             rule = RULES[str(part.primitive)]
             same = len(part.arguments) > 1 and part.arguments[0] is part.arguments[1]
-            done[id(part)] = rule(*(visit(a, done) for a in part.arguments), same=same, **dict(part.params))
+            constant = isinstance(part.arguments[-1], Known)
+            options = {"same": same, "constant": constant} | dict(part.params)
+            done[id(part)] = rule(*(visit(a, done) for a in part.arguments), **options)
+            if choices is not None and isinstance(done[id(part)], Choice):
+                choices[id(part)] = done[id(part)]
         return done[id(part)]
 
     return visit(term, {})
@@ -144,7 +155,7 @@ def _abs(a: Range, **_: Any) -> Range:
 
 
 def _sign(a: Range, **_: Any) -> Range:
-    jump = jnp.where((a.low < 0) & (a.high > 0), INF, 0.0)
+    jump = jnp.where((a.low <= 0) & (a.high >= 0) & (a.low < a.high), INF, 0.0)
     return Range(jnp.sign(a.low), jnp.sign(a.high), *_chain((-jump, jump), a))
 
 
@@ -176,18 +187,25 @@ def _clamp(low: Range, a: Range, high: Range, **_: Any) -> Range:
     return _min(_max(a, low), high)
 
 
-def _greater(a: Range, b: Range, same: bool = False, **_: Any) -> Choice:
-    """a > b, and a >= b: on open segments they are decided alike."""
-    constant = (a.low == a.high) & (b.low == b.high)
-    if same:
-        raise NotImplementedError
-    return Choice(jnp.where(constant, ~(a.low > b.low), a.low < b.high), a.high > b.low)
+def _apart(a: Range, b: Range) -> jax.Array:
+    """Whether a - b rises or falls strictly, so that on an open segment it does not take its end values."""
+    strict = (a.falling - b.rising > 0) | (a.rising - b.falling < 0)
+    return strict & ((a.low < a.high) | (b.low < b.high))
+
+
+def _greater(a: Range, b: Range, **_: Any) -> Choice:
+    """a > b, and a >= b: on open segments they are decided alike where a - b is strictly monotone."""
+    apart = _apart(a, b)
+    false = jnp.where(apart, a.low < b.high, a.low <= b.high)
+    return Choice(false, jnp.where(apart, a.high > b.low, a.high >= b.low))
 
 
 def _equal(a: Range, b: Range, same: bool = False, **_: Any) -> Choice:
     if same:
         return Choice(jnp.zeros_like(a.low, bool), jnp.ones_like(a.low, bool))
-    return Choice(jnp.ones_like(a.low, bool), (a.low < b.high) & (a.high > b.low))
+    inside, touching = (a.low < b.high) & (a.high > b.low), (a.low <= b.high) & (a.high >= b.low)
+    true = jnp.where(_apart(a, b), inside, touching)
+    return Choice(jnp.ones_like(true), true)
 
 
 def _not(a: Choice, **_: Any) -> Choice:
@@ -212,8 +230,10 @@ def _select(which: Choice, *cases: Range, **_: Any) -> Range:
     return Range(low, high, falling, jnp.where(open_, INF, jnp.where(true, above.rising, below.rising)))
 
 
-def _exponent(a: Range, b: Range, **_: Any) -> Range:
-    """a ** b for a constant b and a >= 0."""
+def _exponent(a: Range, b: Range, constant: bool = True, **_: Any) -> Range:
+    """a ** b for a >= 0; where b is no constant, exp(b log a)."""
+    if not constant:
+        return RULES["exp"](_mul(b, RULES["log"](a)))
     p = b.low
     ends = jnp.power(jnp.maximum(a.low, 0.0), p), jnp.power(a.high, p)
     slopes = p * jnp.power(jnp.maximum(a.low, 0.0), p - 1), p * jnp.power(a.high, p - 1)
@@ -224,8 +244,14 @@ def _exponent(a: Range, b: Range, **_: Any) -> Range:
     return Range(low, high, *_chain((least, most), a))
 
 
-def _same(a: Any, **_: Any) -> Any:
-    return a
+def _same(a: Any, new_dtype: Any = bool, **_: Any) -> Any:
+    """Also of a comparison made a number: 0 or 1."""
+    if isinstance(a, Range) or jnp.issubdtype(new_dtype, bool):
+        return a
+    zero, one = (
+        Range(jnp.full_like(a.true, n, new_dtype), *(jnp.asarray(k, new_dtype) for k in (n, 0, 0))) for n in (0, 1)
+    )
+    return _select(a, zero, one)
 
 
 def _logistic_slope(z: jax.Array) -> jax.Array:

@@ -21,10 +21,14 @@ TANGENTS = 4  # every so many points of the grid give a slope to try
 
 
 class Grid(NamedTuple):
-    """Points [G, ...] of an interval and the term there; ranges of the segments between them."""
+    """Points [G, ...] of an interval and the term there; of the segments between them, ranges and the limits of the term
+    at their left and right ends, from inside.
+    """
 
     points: jax.Array
     values: jax.Array
+    left: jax.Array
+    right: jax.Array
     slopes: jax.Array
     ranges: Range
 
@@ -36,15 +40,21 @@ def grid(term: Any, low: jax.Array, high: jax.Array) -> Grid:
     first, second = low + share * (middle - low), middle + share * (high - middle)
     points = jnp.concatenate([first[:-1], second[:-1], high[None]])
     values, slopes = jax.jvp(lambda z: value(term, z), (points,), (jnp.ones_like(points),))
-    return Grid(points, values, slopes, enclose(term, points[:-1], points[1:]))
+    choices: dict[int, Any] = {}
+    ranges = enclose(term, points[:-1], points[1:], choices)
+    ends = values[:-1], values[1:]
+    if choices:  # it may jump at a point of the grid
+        decided = {part: choice.settle for part, choice in choices.items()}
+        ends = tuple(value(term, z, decided) for z in (points[:-1], points[1:]))
+    return Grid(points, values, *ends, slopes, ranges)
 
 
 def offset(found: Grid, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(least, greatest) of term - slope * z over the grid's interval: slope * z + least lies below the term."""
     tilted = found.values - slope * found.points
-    left, right, width = tilted[:-1], tilted[1:], found.points[1:] - found.points[:-1]
     low, high, falling, rising = found.ranges
-    ends = slope * found.points[:-1], slope * found.points[1:]
+    ends, width = (slope * found.points[:-1], slope * found.points[1:]), found.points[1:] - found.points[:-1]
+    left, right = found.left - ends[0], found.right - ends[1]
     down, up = jnp.minimum(falling - slope, 0), jnp.maximum(rising - slope, 0)
     least = jnp.maximum(low - jnp.maximum(*ends), jnp.maximum(left + times(down, width), right - times(up, width)))
     down, up = jnp.maximum(rising - slope, 0), jnp.minimum(falling - slope, 0)

@@ -28,8 +28,9 @@ class Term:
     arguments: tuple[Any, ...]
 
 
-def value(term: Any, z: jax.Array) -> jax.Array:
-    """The term at z, entry by entry."""
+def value(term: Any, z: jax.Array, decided: dict[int, Any] | None = None) -> jax.Array:
+    """The term at z, entry by entry. decided: outcomes of comparisons that hold whatever z is, by id."""
+    decided = decided or {}
 
     def visit(part: Any, done: dict) -> Any:
         if isinstance(part, Source):
@@ -38,7 +39,8 @@ def value(term: Any, z: jax.Array) -> jax.Array:
             return part.value
         if id(part) not in done:
             arguments = [visit(a, done) for a in part.arguments]
-            done[id(part)] = part.primitive.bind(*_alike(arguments), **dict(part.params))
+            found = part.primitive.bind(*_alike(arguments), **dict(part.params))
+            done[id(part)] = decided[id(part)](found) if id(part) in decided else found
         return done[id(part)]
 
     return visit(term, {})
@@ -58,6 +60,13 @@ def is_affine(term: Any) -> bool:
     depends = [not _known(a) for a in arguments]
     linear = name in ("add", "sub", "neg", "add_any", "copy") or (name == "mul" and sum(depends) < 2)
     return (linear or (name == "div" and not depends[1])) and all(map(is_affine, arguments))
+
+
+def constants(term: Any) -> list:
+    """The numbers and arrays in a term."""
+    if isinstance(term, Known):
+        return [term.value]
+    return [] if isinstance(term, Source) else [v for a in term.arguments for v in constants(a)]
 
 
 def _known(term: Any) -> bool:
