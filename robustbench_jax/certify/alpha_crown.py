@@ -19,7 +19,7 @@ class AlphaCrown(BoundCertifier):
     """steps: of ascent for the margins; inner_steps: for each bound of a layer before. Never below `crown`."""
 
     steps: int = 30
-    inner_steps: int = 8
+    inner_steps: int = 4
 
     def __post_init__(self):
         for name in ("steps", "inner_steps"):

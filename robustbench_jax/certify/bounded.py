@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustbench_jax.certify import bounding
 from robustbench_jax.ops.bounds.regions import Region, around
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.judge import predict
@@ -33,8 +32,7 @@ class BoundCertifier(Certifier):
 
     def certify(self, key, model, x, y, budget, *, ids, runtime, report=lambda settled: None) -> Certificate:
         """As every certifier; raises UserError for randomised models and for operations without bounds."""
-        if model.stochastic:
-            raise UserError(f"{self.registered[1]}: the model is randomised; bounds are for deterministic ones")
+        self.require_deterministic(model)
         if not len(x):
             return Certificate.empty(0)
         logits = predict(model, x, runtime)
@@ -56,13 +54,18 @@ class BoundCertifier(Certifier):
             flags=(f"{len(close)} images were so close that float64 decided them",) if len(close) else (),
         )
 
+    def require_deterministic(self, model: Classifier) -> None:
+        if model.stochastic:
+            raise UserError(f"{self.registered[1]}: the model is randomised; bounds are for deterministic ones")
+
     def smallest(self, model, x, y, budget, classes: int, runtime: Runtime) -> np.ndarray:
         """[B]: the smallest margin of each image over all other classes."""
         width = runtime.fit(len(x))
         rows = np.minimum(np.arange(width), len(x) - 1)
         model, place = placed(model, runtime, width)
         regions = place(regions_of(x[rows], budget))
-        found = self.margins(model, regions, place(margin_rows(np.asarray(y)[rows], classes)))
+        of_y = margin_rows(np.asarray(y)[rows], classes).astype(regions.low.dtype)
+        found = self.margins(model, regions, place(of_y))
         return np.asarray(found).min(-1)[: len(x)]
 
     def in_float64(self, model, x, y, budget, classes: int, runtime: Runtime) -> np.ndarray:
@@ -89,16 +92,6 @@ def margin_rows(y: np.ndarray, classes: int) -> np.ndarray:
 def slices(count: int, runtime: Runtime) -> list[np.ndarray]:
     """Numbers of images that are bounded together."""
     return np.split(np.arange(count), range(runtime.batch, count, runtime.batch))
-
-
-def bounds_of(model: Classifier, x: np.ndarray, budget: Any, rows: np.ndarray) -> tuple[Region, np.ndarray]:
-    """Regions and rows, laid out as `margins` takes them."""
-    return regions_of(x, budget), jnp.asarray(rows)
-
-
-def intervals_of(model: Classifier, regions: Region) -> bounding.Known:
-    """Interval bounds of all nodes that need bounds."""
-    return bounding.first_layers(model, regions)
 
 
 def _wide(leaf: Any) -> Any:

@@ -5,6 +5,7 @@ grow with the size of a layer or the number of images.
 Shapes: B images, R rows, C classes; node shapes S.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -231,18 +232,23 @@ def _dtype(model: Classifier) -> Any:
 
 
 def in_turn(
-    model: Classifier, regions: Region, rows: jax.Array, steps: int, inner_steps: int
+    model: Classifier,
+    regions: Region,
+    rows: jax.Array,
+    steps: int,
+    inner_steps: int,
+    decided: Callable[[np.ndarray], np.ndarray] = lambda found: found.min(-1) > 0,
 ) -> tuple[np.ndarray, Known]:
     """(margins [B, R], bounds of the needed nodes): intervals, CROWN, then ascent on what CROWN leaves open.
 
-    Each is at least as good as the one before; images that CROWN certifies are not ascended.
+    Each is at least as good as the one before; images whose margins are `decided` by CROWN, bool [B], are not ascended.
     """
     known = first_layers(model, regions)
     found = np.asarray(interval_margins(model, regions, rows, known))
     plain = crown(model, regions, known)
     found = np.maximum(found, linear_margins(model, regions, rows, plain))
     known = {number: interval.intersected(known[number], plain[number]) for number in known}
-    open_ = np.flatnonzero(found.min(-1) <= 0)
+    open_ = np.flatnonzero(~decided(found))
     if len(open_):
         those = np.resize(open_, power_of_two(len(open_)))
         part = jax.tree.map(lambda leaf: leaf[those], (regions, rows, known))

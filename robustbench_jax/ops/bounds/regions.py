@@ -45,6 +45,22 @@ class Region:
         dual = jnp.sqrt(jnp.sum(a * a, axes)) if self.norm == "l2" else jnp.max(jnp.abs(a), axes)
         return jnp.maximum(found, jnp.sum(a * self.x, axes) - self.eps * dual)
 
+    def lowest(self, a: jax.Array) -> jax.Array:
+        """A point [D] of the region where the linear function a [D] is small: the box's least, drawn into the ball."""
+        corner = jnp.where(a > 0, self.low, self.high)
+        if self.norm == "l2":
+            corner = self.x - self.eps * a / jnp.maximum(jnp.sqrt(jnp.sum(a * a)), jnp.finfo(a.dtype).tiny)
+        return self.inside(corner)
+
+    def inside(self, z: jax.Array) -> jax.Array:
+        """z [D] clipped to the box, then drawn towards x until it is in the ball."""
+        z = jnp.clip(z, self.low, self.high)
+        if self.norm == "linf":
+            return z
+        away = z - self.x
+        size = jnp.sqrt(jnp.sum(away * away)) if self.norm == "l2" else jnp.sum(jnp.abs(away))
+        return self.x + away * jnp.minimum(1.0, self.eps / jnp.maximum(size, jnp.finfo(z.dtype).tiny))
+
 
 def around(x: jax.Array, budget: Any) -> Region:
     """The region of a budget `linf`, `l2` or `l1` around x [D] in [0, 1]."""

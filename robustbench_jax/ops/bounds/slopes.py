@@ -41,7 +41,7 @@ def bound(
     weights: Weights,
     splits: Mapping[int, jax.Array],
 ) -> jax.Array:
-    """[R]: lower bounds of rows [R, S] of node `start` where splits[k] * value of node k >= 0; splits are -1, 0 or 1."""
+    """[R]: lower bounds of rows [R, S] of node `start` where splits[k] * (node k) >= 0; splits are -1, 0 or 1."""
 
     def assume(number: int, a: jax.Array) -> jax.Array:
         return a - weights["beta"][number] * splits[number] if number in splits else a
