@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     certify.add_argument("--examples", type=int, metavar="N", help="the first N test images (default: all)")
     certify.add_argument("--seed", type=int, default=0, metavar="S")
     certify.add_argument("--timeout", type=float, metavar="S", help="seconds for each image, where a certifier has it")
+    certify.add_argument("--vnnlib", metavar="SPEC", help='verify this specification instead; model: onnx("m.onnx")')
     certify.add_argument("--out", metavar="DIR", help="keep the record and the counterexamples there")
     certify.add_argument("--json", action="store_true", help="print the record as JSON")
 
@@ -207,6 +208,8 @@ def _attack(options: argparse.Namespace) -> int:
 def _certify(options: argparse.Namespace) -> int:
     from robustbench_jax.bench.cells import make_cell, with_timeout
 
+    if options.vnnlib is not None:
+        return _verify(options)
     for name in ("model", "dataset", "certifier", "budget"):
         if getattr(options, name) is None:
             raise UserError(f"the following arguments are required: --{name}")
@@ -224,6 +227,20 @@ def _certify(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     return _one(options, cell)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    """Prints unsat, sat with a counterexample, or timeout. All three are results: the exit code is 0."""
+    from robustbench_jax.bench.verify import as_json, as_text, verify_files
+
+    for name in ("dataset", "certifier", "budget", "defence", "recipe", "examples", "out"):
+        if getattr(options, name):
+            raise UserError(f"--vnnlib says what is asked; leave out --{name}")
+    if options.model is None:
+        raise UserError("the following arguments are required: --model")
+    verdict, x = verify_files(options.vnnlib, options.model, options.timeout, seed=options.seed)
+    print(as_json(verdict, x) if options.json else as_text(verdict, x))
+    return 0
 
 
 def _one(options: argparse.Namespace, cell) -> int:
