@@ -27,7 +27,7 @@ from robustbench_jax.types import Classifier, UserError, require_positive
 
 SLACK = CLOSE / 10
 ATTACK = 0.2  # part of the time that the attack before any bound may take
-STEPS, INNER_STEPS, MOST = 10, 4, 2**31 - 1  # of branch and bound: ascent in a domain, in a layer; domains
+STEPS, INNER_STEPS = 10, 4  # of ascent in branch and bound: in a domain, in a layer before
 
 
 @dataclass(frozen=True)
@@ -155,16 +155,14 @@ class _Task:
         open_ = [(box, i) for box, numbers in enumerate(boxes) for i in numbers if not self.refuted[i]]
         image, numbers = (np.array(column) for column in zip(*open_, strict=True))
         rows, offsets = self.halfspaces(numbers)
-        proof = domains.prove(
-            self.model,
-            domains.Problems(regions, known, image.astype(np.int32), rows, offsets),
-            group=np.zeros(len(numbers), int),
-            timeout=max(self.deadline - time.perf_counter(), 0.0),
-            limit=MOST,
-            steps=STEPS,
-            slack=slack[numbers],
-        )
-        self.lower[numbers] = np.maximum(self.lower[numbers], proof.lower)
+        problems = domains.Problems(regions, known, image.astype(np.int32), rows, offsets)
+        search = domains.Search(self.model, problems, slack[numbers], STEPS)
+        search.begin()
+        while search.open() and not search.proof.attacked.any() and time.perf_counter() < self.deadline:
+            search.split(search.open())
+        proof = search.result()
+        searched = ~(search.stuck | proof.attacked)  # of the others the search's bound is not one of the whole box
+        self.lower[numbers[searched]] = np.maximum(self.lower[numbers], proof.lower)[searched]
         self.refuted[numbers] |= proof.proved
         for p in np.flatnonzero(proof.attacked):
             x = counterexamples.judged(self.model, self.cases[numbers[p]], np.asarray(proof.x_adv[p]), self.runtime)
