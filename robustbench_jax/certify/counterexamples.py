@@ -28,10 +28,11 @@ def search(
     """A judged counterexample float32[D] of any case, None where none is found. deadline: of time.perf_counter()."""
     boxes = [inwards(case) for case in cases]
     ids = np.array([i for i, (low, high) in enumerate(boxes) if (low <= high).all()], int)
-    width = max(1, runtime.batch // RESTARTS)
+    width = min(max(1, runtime.batch // RESTARTS), power_of_two(len(ids)))
     for part in np.split(ids, range(width, len(ids), width)):
         if len(part) and time.perf_counter() < deadline:
-            found = _descended(key, model, cases, boxes, part, shape, deadline, runtime)
+            padded = np.resize(part, width)  # one width, one program
+            found = _descended(key, model, cases, boxes, padded, shape, deadline, runtime)
             if found is not None:
                 return found
     return None
@@ -82,16 +83,15 @@ def _rounded(values: np.ndarray, towards: float) -> np.ndarray:
 
 
 def _descended(key, model, cases, boxes, ids, shape, deadline, runtime) -> np.ndarray | None:
-    padded = np.resize(ids, power_of_two(len(ids)))
-    low, high = (np.stack([boxes[i][side] for i in padded]).reshape(-1, *shape) for side in range(2))
-    problems = (low, high, *halfspaces([cases[i] for i in padded]))
-    x = _starts(per_example(stream(key, "counterexamples"), padded), low, high)
+    low, high = (np.stack([boxes[i][side] for i in ids]).reshape(-1, *shape) for side in range(2))
+    problems = (low, high, *halfspaces([cases[i] for i in ids]))
+    x = _starts(per_example(stream(key, "counterexamples"), ids), low, high)
     for step in range(STEPS + 1):
         value, onward = _step(model, problems, x, FIRST * (LAST / FIRST) ** (step / STEPS))
         value = np.asarray(value)
         case, restart = np.unravel_index(np.argmin(value), value.shape)
         if value[case, restart] <= 0:
-            found = judged(model, cases[padded[case]], np.asarray(x[case, restart]), runtime)
+            found = judged(model, cases[ids[case]], np.asarray(x[case, restart]), runtime)
             if found is not None:
                 return found
         if time.perf_counter() > deadline:
