@@ -383,3 +383,74 @@ def test_a_sweep_killed_at_random_and_rerun_has_the_records_of_an_uninterrupted_
     assert "passed over" not in message
     assert len(everything_but_times(whole)) == 6
     assert everything_but_times(killed) == everything_but_times(whole)
+
+
+def certify(**changes: str) -> list[str]:
+    return ["certify", *attack(**{"attack": None, "certifier": "crown"} | changes)[1:]]
+
+
+def test_certify_with_json_prints_one_object_and_keeps_the_record_where_told(run, tmp_path):
+    code, out, err = run(*certify(budget="linf(0.01)"), "--json", "--examples", "6", "--out", "kept")
+    assert code == 0
+    record = json.loads(out)
+    assert record["cell"]["threat"] == "certification" and record["cell"]["certifier"].startswith("crown")
+    assert record["cell"]["attack"] == ""
+    certified, right = (record["per_example"][name] for name in ("certified", "clean_correct"))
+    assert len(certified) == 6 and right[0] is False and certified[0] is False and any(certified)
+    assert record["metrics"]["certified_accuracy"]["value"] == sum(certified) / 6
+    assert json.loads((tmp_path / "kept" / "cells" / f"{record['id']}.json").read_text()) == record
+
+
+def test_certify_without_json_shows_a_table_on_stderr(run, tmp_path):
+    code, out, err = run(*certify())
+    assert (code, out) == (0, "")
+    assert "certified accuracy" in err and "certifier" in err and "asked" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (certify(certifier=None), "the following arguments are required: --certifier"),
+        (certify(budget=None), "the following arguments are required: --budget"),
+        (certify(certifier="crwn"), "no certifier 'crwn'; did you mean 'crown'?"),
+        (certify(certifier="pgd"), "no certifier 'pgd'"),
+        (certify(budget="severity(3)"), "certifier 'crown' takes no budget 'severity'"),
+        ([*certify(), "--timeout", "3"], "--timeout 3: certifier 'crown' has no timeout; those that have: "),
+        ([*certify(), "--certifer", "ibp"], "unrecognized arguments: --certifer; did you mean '--certifier'?"),
+        ([*certify(), "--attack", "pgd"], "unrecognized arguments: --attack"),
+        (attack(certifier="crown"), "unrecognized arguments: --certifier"),
+        (["list", "certifier"], "did you mean 'certifiers'?"),
+        (attack(attack="autoattack(certify_first=crwn)"), "no certifier 'crwn'; did you mean 'crown'?"),
+    ],
+)
+def test_a_wrong_certify_is_one_line_and_exit_code_two(run, arguments, message):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert message in err
+
+
+def test_list_shows_certifiers_with_the_budgets_that_they_know(run):
+    code, out, _ = run("list", "certifiers")
+    assert code == 0 and "crown(" in out and "[linf, l2, l1" in out
+
+
+def test_a_sweep_with_attacks_and_certifiers_makes_one_row_and_an_alarm_ends_it_with_one(run, lab, tmp_path):
+    file = sweep_file(tmp_path, lab, budget="linf(0.1)", attack="pgd(3)")
+    fields = {"model": f'checkpoint("{lab}/model")', "dataset": f'npz("{lab}/data.npz")', "budget": "linf(0.1)"}
+    more = [f"{name} = {json.dumps(value)}" for name, value in (fields | {"certifier": "crown"}).items()]
+    with open(file, "a") as opened:
+        opened.write("\n".join(["[[sweep]]", *more]) + "\n")
+    code, _, err = run("sweep", file, "--out", "results")
+    assert code == 0 and "2 cells run" in err and "ALARM" not in err and "Undecided" in err
+    (line,) = [line for line in (tmp_path / "results" / "leaderboard.md").read_text().splitlines() if "| 1 |" in line]
+    assert line.count("|") == 10
+    for path in (tmp_path / "results" / "cells").glob("*.json"):
+        record = json.loads(path.read_text())
+        if record["cell"]["attack"]:
+            record["per_example"]["robust"][1] = False
+        else:
+            record["per_example"]["certified"][1] = True
+        path.write_text(json.dumps(record))
+    code, _, err = run("sweep", file, "--out", "results")
+    assert code == 1 and "certified, and broken by pgd(3) at linf(0.1): image 1" in err

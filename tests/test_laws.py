@@ -1,4 +1,4 @@
-"""Laws: what is true of every registered attack and ball, whoever writes the next one."""
+"""Laws: what is true of every registered attack, ball and certifier, whoever writes the next one."""
 
 import functools
 
@@ -275,7 +275,87 @@ def test_no_attack_breaks_a_linear_model_inside_its_exact_radius(attack, ball, l
     assert np.all(outcome.arrays["robust"][linear.distance(ball) > eps * (1 + 1e-5)])
 
 
-@pytest.mark.parametrize("kind", ["attack", "budget", "dataset", "model", "training", "recipe", "loss"])
+CERTIFIERS = {  # arguments of those that need some, or would take long
+    "alpha_crown": "alpha_crown(steps=5)",
+    "branch_and_bound": "branch_and_bound(timeout=1000.0, domains=4)",
+    "randomized_smoothing": "randomized_smoothing(sigma=0.1, n=500, n0=20)",
+}
+SMALL = 0.2  # of RADII: there is something to certify
+
+
+def certifiers(ball=None):
+    """Call strings of all, or of those that prove something about the model itself in this ball."""
+    built = {name: build("certifier", CERTIFIERS.get(name, name)) for name in discover("certifier")}
+    if ball is not None:
+        built = {name: c for name, c in built.items() if not c.own_prediction and c.failure == 0}
+        built = {name: c for name, c in built.items() if c.budgets is None or ball in c.budgets}
+    return [CERTIFIERS.get(name, name) for name in built]
+
+
+def first_ball(certifier):
+    known = build("certifier", certifier).budgets
+    return next((ball for ball in RADII if known is None or ball in known), None)
+
+
+every_certifier = pytest.mark.parametrize("certifier", [text for text in certifiers() if first_ball(text)])
+
+
+@functools.cache
+def certificate(certifier, ball, part):
+    """Of the tiny model at a part of RADII."""
+    return certificate_of(certifier, ball, part, np.arange(32), Runtime(width=16))
+
+
+def certificate_of(certifier, ball, part, ids, runtime, y=None):
+    model, data = oracles.tiny()
+    y, budget = data.y if y is None else y, build("budget", f"{ball}({part * RADII[ball]})")
+    made = build("certifier", certifier)
+    return made.certify(jax.random.key(0), model, data.x[ids], y[ids], budget, ids=ids, runtime=runtime)
+
+
+@each([pair for pair in FIRST if certifiers(pair[1])])
+def test_no_attack_breaks_what_is_certified(attack, ball):
+    """At the attack's own radius, and at a smaller one where what it found is no larger than that."""
+    found = once(attack, ball)
+    for certifier in certifiers(ball):
+        for part in (1.0, SMALL):
+            broken = found.success & (found.size <= part * RADII[ball])
+            assert not np.any(certificate(certifier, ball, part).certified & broken), certifier
+
+
+@every_certifier
+def test_a_certifier_proves_something_and_less_at_larger_radii(certifier):
+    """Not of each image where the certificate is a vote."""
+    ball = first_ball(certifier)
+    small, large = (certificate(certifier, ball, part).certified.sum() for part in (SMALL, 1.0))
+    assert 0 < small and large <= small
+
+
+@every_certifier
+def test_at_radius_zero_exactly_the_right_images_are_certified(certifier, tiny):
+    """Of certifiers of the model itself; those of another one certify no image that theirs gets wrong."""
+    model, data = tiny
+    y = np.where(np.arange(32) % 4 == 0, (data.y + 1) % 5, data.y)
+    found = certificate_of(certifier, first_ball(certifier), 0, np.arange(32), Runtime(width=16), y)
+    if not build("certifier", certifier).own_prediction:
+        np.testing.assert_array_equal(found.certified, y == data.y)
+    assert np.all(found.prediction[found.certified] == y[found.certified])
+    assert found.certified.any()
+
+
+@every_certifier
+def test_neighbours_order_and_width_do_not_matter_to_a_certificate(certifier):
+    ball, rows = first_ball(certifier), np.array([3, 1, 5, 0, 2, 6, 4])
+    whole, found = (
+        certificate(certifier, ball, SMALL),
+        certificate_of(certifier, ball, SMALL, rows, Runtime(width=8, devices=1)),
+    )
+    np.testing.assert_array_equal(found.certified, whole.certified[rows])
+    np.testing.assert_array_equal(found.prediction, whole.prediction[rows])
+    np.testing.assert_allclose(found.margin, whole.margin[rows], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["attack", "budget", "certifier", "dataset", "model", "training", "recipe", "loss"])
 def test_everything_registered_says_what_it_is_in_its_first_line(kind):
     for name, found in discover(kind).items():
         described = found.make.__doc__ or __import__(found.make.__module__, fromlist=["x"]).__doc__

@@ -6,6 +6,7 @@ cut short, or was measured on other data or weights. Stopping loses at most the 
 
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,10 +155,9 @@ def papers(cell: Cell) -> list[str]:
         ("dataset", cell.dataset),
         ("training", cell.defence),
     ):
-        for name, of in _parts(kind, text) if text else ():
-            paper = entry(of, name).paper
-            if paper:
-                found[paper] = None
+        with suppress(UserError):  # a dataset given from Python has a name that no registry knows
+            used = [entry(of, name).paper for name, of in _parts(kind, text)] if text else []
+            found |= dict.fromkeys(filter(None, used))
     return list(found)
 
 

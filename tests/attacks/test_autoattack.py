@@ -12,6 +12,7 @@ from robustbench_jax.ops.judge import classify
 from robustbench_jax.registry import build
 from robustbench_jax.threats import evasion
 from robustbench_jax.types import Classifier, Dataset, UserError
+from tests.certify import oracle
 from tests.oracles import affine, noise_images
 
 
@@ -121,3 +122,23 @@ def test_the_verdict_is_the_references_to_half_a_point(name, budget):
 def test_an_unknown_version_is_named():
     with pytest.raises(UserError, match="version = 'standart'; did you mean 'standard'"):
         build("attack", "autoattack('standart')")
+
+
+def test_images_that_a_certifier_proves_are_not_attacked_and_the_verdicts_are_those_without_it(linear):
+    """The exact certifier leaves those below the median margin: they alone are driven, and break as they did."""
+    budget = build("budget", f"linf({float(np.median(linear.distance('linf')))})")
+    given = jax.random.key(0), linear.model, linear.data
+    without = evasion.run(*given, build("attack", "autoattack"), budget)
+    with oracle.registered():
+        outcome = evasion.run(*given, build("attack", "autoattack(certify_first=exact_linear)"), budget)
+    certified, robust = outcome.arrays["certified"], outcome.arrays["robust"]
+    assert 30 <= certified.sum() <= 32
+    np.testing.assert_array_equal(robust, without.arrays["robust"])
+    assert robust[certified].all() and not outcome.arrays["forwards"][certified].any()
+    assert outcome.arrays["forwards"][~certified].all()
+    np.testing.assert_array_equal(outcome.arrays["forwards"][~certified], without.arrays["forwards"][~certified])
+    first, second, *_ = outcome.stages
+    assert (first["attack"], first["attacked"], first["certified"]) == ("certify exact_linear", 64, certified.sum())
+    assert first["seconds"] > 0 and second["attacked"] == 64 - certified.sum()
+    assert set(outcome.arrays["broken_by"][~robust]) == {1}
+    assert "certified" not in without.arrays

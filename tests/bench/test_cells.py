@@ -6,8 +6,9 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from robustbench_jax.bench.cells import Cell, canonical_model, kind_of_model, make_cell
+from robustbench_jax.bench.cells import Cell, canonical_model, kind_of_model, make_cell, with_timeout
 from robustbench_jax.types import UserError
+from tests.certify import oracle
 
 ZOO = "fashion_mnist/linf/pgd_at"
 BASE = {"model": ZOO, "dataset": "fashion_mnist_mini", "attack": "pgd", "budget": "linf(8/255)"}
@@ -15,6 +16,10 @@ BASE = {"model": ZOO, "dataset": "fashion_mnist_mini", "attack": "pgd", "budget"
 
 def cell(**changes) -> Cell:
     return make_cell(**BASE | changes)
+
+
+def certified(**changes) -> Cell:
+    return make_cell(**{name: text for name, text in BASE.items() if name != "attack"} | changes)
 
 
 def test_a_cell_has_one_id_however_its_parts_are_written():
@@ -50,6 +55,71 @@ def test_everything_that_changes_the_answer_changes_the_id():
         cell(model="mlp", recipe="sgd(epochs=1)"),
     ]
     assert len({made.id for made in other}) == len(other)
+
+
+def test_ids_of_attacks_are_those_that_they_had_before_there_were_certifiers():
+    assert cell(attack="pgd").id == "fc114332e087"
+    assert cell(attack="autoattack").id == "d3dc0a972aa9"
+    assert cell(attack="autoattack('fast')", seed=3).id == "7a0335abeb48"
+
+
+def test_a_cell_has_a_certifier_instead_of_an_attack():
+    with oracle.registered():
+        made = certified(certifier="exact_linear(0.5)")
+        assert (made.threat, made.attack) == ("certification", "")
+        assert made.certifier == "exact_linear(share=0.5, timeout=10.0)"
+        assert made.method == "exact_linear(0.5)" and made.label() == f"{ZOO} · exact_linear(0.5) · linf(8/255)"
+        assert made.id == certified(certifier="exact_linear(share=0.5)").id != certified(certifier="exact_linear").id
+        assert Cell.model_validate_json(made.model_dump_json()) == made
+        assert certified(certifier="exact_linear", budget="l1(1)").budget == "l1(eps=1.0)"
+    assert made.method == "exact_linear(share=0.5, timeout=10.0)"  # as this version does not have it
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"attack": "pgd"}, "attack = 'pgd' and certifier = 'exact_linear': a cell has one of them"),
+        ({"certifier": "exact_liner"}, "no certifier 'exact_liner'; did you mean 'exact_linear'"),
+        ({"certifier": "exact_linear(part=1)"}, "certifier 'exact_linear' has no argument 'part'"),
+        ({"certifier": "pgd"}, "no certifier 'pgd'"),
+        ({"certifier": ""}, "'' is no call string"),
+        ({"certifier": 3}, "certifier = 3 must be a call string"),
+        ({"certifier": "shy_linear", "budget": "l2(0.1)"}, "certifier 'shy_linear' takes no budget 'l2'"),
+        ({"threat": "evasion"}, "threat = 'evasion': certifier 'exact_linear' belongs to 'certification'"),
+        ({"model": "mlp", "recipe": "sdg"}, "no recipe 'sdg'"),
+    ],
+)
+def test_a_certifier_that_cannot_be_run_is_refused(changes, message):
+    with oracle.registered(), pytest.raises(UserError, match=message):
+        certified(**{"certifier": "exact_linear"} | changes)
+
+
+def test_a_timeout_is_written_into_the_certifiers_that_have_one():
+    with oracle.registered():
+        assert with_timeout("exact_linear", 2) == "exact_linear(share=1.0, timeout=2.0)"
+        for text, message in (
+            ("shy_linear(0.5, 3)", "says its own timeout"),
+            ("exact_linear(timeout=3)", "says its own timeout"),
+            ("randomized_smoothing", "'randomized_smoothing' has no timeout; those that have: .*exact_linear"),
+        ):
+            with pytest.raises(UserError, match=message):
+                with_timeout(text, 2)
+
+
+def test_autoattack_with_a_certifier_is_another_attack():
+    with oracle.registered():
+        spared = cell(attack="autoattack(certify_first=exact_linear)")
+        assert spared.attack == ("autoattack(version='standard', certify_first=exact_linear(share=1.0, timeout=10.0))")
+        assert spared.show("attack") == "autoattack(certify_first=exact_linear)"
+        assert cell(attack="autoattack(certify_first='exact_linear')").id == spared.id
+        for text, budget, message in (
+            ("autoattack(certify_first=shy_linear)", "l2(0.1)", "takes no budget 'l2'"),
+            ("autoattack(certify_first=smoothed_linear)", "l2(0.1)", "proves nothing of the model itself"),
+            ("autoattack(certify_first=pgd)", "l2(0.1)", "no certifier 'pgd'"),
+            ("cascade([autoattack(certify_first=exact_linear)])", "l2(0.1)", "which only autoattack by itself heeds"),
+        ):
+            with pytest.raises(UserError, match=message):
+                cell(attack=text, budget=budget)
 
 
 def test_a_cell_read_back_from_json_is_the_same_cell():
