@@ -153,8 +153,9 @@ class Search:
 
     def result(self) -> Proof:
         for p, heap in enumerate(self.heaps):
-            self.proof.proved[p] = not heap and not self.stuck[p] and not self.proof.attacked[p]
-            self.proof.lower[p] = heap[0].lower if heap else (0.0 if self.stuck[p] else max(self.slack[p], 0.0))
+            lost = self.stuck[p] or self.proof.attacked[p]
+            self.proof.proved[p] = not heap and not lost
+            self.proof.lower[p] = -np.inf if lost else heap[0].lower if heap else self.slack[p]
         return self.proof
 
 
