@@ -48,11 +48,11 @@ CALLS = {  # primitives that wrap a jaxpr, and where it is
 }
 STRUCTURAL = {  # affine in the first operand, the others say where things go
     *("reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "rev", "copy", "copy_p", "gather"),
-    *("dynamic_slice", "convert_element_type", "reduce_precision", "real"),
+    *("dynamic_slice", "convert_element_type", "reduce_precision", "real", "tile"),
 }
 SUMS = {"reduce_sum", "cumsum", "reduce_window_sum"}  # as those, and mixing entries
 BILINEAR = {"dot_general", "conv_general_dilated", "conv", "conv_input_gradient", "conv_kernel_gradient"}
-JOINING = {"add", "add_any", "sub", "concatenate", "pad"}
+JOINING = {"add", "add_any", "sub", "concatenate", "stack", "pad"}
 SAME = {"stop_gradient", "optimization_barrier", "sharding_constraint"}
 
 
@@ -85,6 +85,7 @@ class _Reader:
         self.nodes: list[Node] = []
         self.terms: list[dict[int, Any]] = []
         self.made: list[tuple[str, tuple, dict]] = []
+        self.called = ""  # where the function that is being read was called, if JAX kept no more
         self.add(Node("input", (), shape))
 
     def add(self, node: Node, terms: dict[int, Any] | None = None, made: tuple = ("", (), {})) -> _Bounded:
@@ -111,24 +112,42 @@ class _Reader:
         name = equation.primitive.name
         if name in CALLS:
             inner = equation.params[CALLS[name]]
-            closed = hasattr(inner, "consts")
-            return self.run(inner.jaxpr if closed else inner, inner.consts if closed else [], operands)
+            closed, outer = hasattr(inner, "consts"), self.called
+            self.called = _place(equation) or outer
+            out = self.run(inner.jaxpr if closed else inner, inner.consts if closed else [], operands)
+            self.called = outer
+            return out
         if not any(isinstance(o, _Bounded) for o in operands):
             out = equation.primitive.bind(*operands, **equation.params)
             return list(out) if equation.primitive.multiple_results else [out]
         if name in SAME:
             return operands
+        if name in ("split", "unstack"):
+            return self.cut(_Step(equation, name, operands))
         return [self.rule(equation, name, operands)]
 
     def rule(self, equation: Any, name: str, operands: list) -> _Bounded:
         """One node for one equation, or the nodes that it is rewritten to."""
-        step = _Step(equation, name, operands)
+        step = _Step(equation, name, operands, self.called)
         if len(equation.outvars) > 1:
             return self.unsupported(step)
+        if name in NONLINEAR or name in ("add", "sub"):
+            step = _Step(equation, name, [self.broadcast(o, step) for o in operands], self.called)
         found = self.affine(step) or self.scalar(step)
         for rewriting in (self.maxima, self.pooled, self.matrices) if found is None else ():
             found = found or rewriting(step)
         return found or self.unsupported(step)
+
+    def broadcast(self, operand: Any, step: "_Step") -> Any:
+        """Operations entry by entry stretch axes of length one: an operand that depends on the image, stretched."""
+        if not isinstance(operand, _Bounded) or self.nodes[operand.number].shape == step.shape:
+            return operand
+        if self.nodes[operand.number].kind == "unsupported":
+            return operand
+        apply = partial(jnp.broadcast_to, shape=step.shape)
+        kept = {"broadcast_dimensions": tuple(range(len(self.nodes[operand.number].shape)))}
+        made = ("broadcast_in_dim", (operand,), kept)
+        return self.add(Node("affine", (operand.number,), step.shape, apply, apply, place=step.place), made=made)
 
     def unsupported(self, step: "_Step") -> _Bounded:
         inputs = tuple(o.number for o in step.operands if isinstance(o, _Bounded))
@@ -143,7 +162,7 @@ class _Reader:
         if name == "convert_element_type" and self.nodes[step.first].kind == "unsupported":
             return None  # of a comparison
         if name in JOINING or (name in STRUCTURAL | SUMS and one and first and step.floating):
-            mixing = int(name in SUMS or (name not in ("concatenate", "pad") and len(bounded) > 1))
+            mixing = int(name in SUMS or (name not in ("concatenate", "stack", "pad") and len(bounded) > 1))
         elif name in BILINEAR and one:
             mixing = 1
         elif (name in ("mul", "neg") and one) or (name == "div" and one and first):
@@ -247,6 +266,15 @@ class _Reader:
             place=step.place,
         )
         return self.add(node, composed)
+
+    def cut(self, step: "_Step") -> list[_Bounded]:
+        """An array cut along an axis: one node for each piece."""
+
+        def piece(z, number):
+            return step.primitive.bind(z, **step.params)[number]
+
+        shapes = [tuple(v.aval.shape) for v in step.equation.outvars]
+        return [self.part(step.operands[0], partial(piece, number=i), s, step) for i, s in enumerate(shapes)]
 
     def line(self, number: int, apply: Callable, step: "_Step") -> _Bounded:
         """A line of slope 1 or -1 through one node."""
@@ -420,14 +448,14 @@ _EXP = tuple(jax.make_jaxpr(jnp.exp)(1.0).eqns[0].params.items())
 class _Step:
     """One equation with its operands."""
 
-    def __init__(self, equation: Any, name: str, operands: list):
+    def __init__(self, equation: Any, name: str, operands: list, called: str):
         self.equation, self.name, self.operands = equation, name, operands
         self.primitive, self.params = equation.primitive, equation.params
         self.shape = tuple(equation.outvars[0].aval.shape)
         self.floating = jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating)
         self.bounded = [i for i, o in enumerate(operands) if isinstance(o, _Bounded)]
         self.first = operands[self.bounded[0]].number
-        self.place = _place(equation)
+        self.place = _place(equation) or called
 
     def apply(self, *values: jax.Array) -> jax.Array:
         return self.bind(self.params, values, self.operands)

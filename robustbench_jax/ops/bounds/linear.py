@@ -28,9 +28,13 @@ class Lines(NamedTuple):
 
 def needed(graph: Graph) -> tuple[int, ...]:
     """The nodes whose bounds the lines of other nodes are made of, in order."""
-    wanted = {n.inputs[-1] for n in graph.nodes if n.kind in ("relu", "maximum", "elementwise")}
-    wanted |= {i for n in graph.nodes if n.kind == "product" for i in n.inputs}
+    wanted = {i for n in graph.nodes if n.kind in LINES for i in _read(n)}
     return tuple(sorted(wanted - {0}))
+
+
+def _read(node: Node) -> tuple[int, ...]:
+    """The inputs whose bounds the node's lines are made of."""
+    return node.inputs if node.kind == "product" else node.inputs[-1:]
 
 
 def ambiguous(graph: Graph, number: int, bounds: Bounds) -> jax.Array:
@@ -49,7 +53,7 @@ def lines_of(graph: Graph, bounds: Mapping[int, Bounds], box: Bounds, alphas: Ma
     return {
         number: LINES[node.kind](node, [have.get(i) for i in node.inputs], alphas.get(number))
         for number, node in enumerate(graph.nodes)
-        if node.kind in LINES and have.get(node.inputs[-1]) is not None
+        if node.kind in LINES and all(have.get(i) is not None for i in _read(node))
     }
 
 

@@ -21,7 +21,7 @@ TANGENTS = 4  # every so many points of the grid give a slope to try
 
 
 class Grid(NamedTuple):
-    """Points [G, ...] of an interval and the term there; of the segments between them, ranges and the limits of the term
+    """Points [G, ...] of an interval, the term there; of the segments between them, ranges and the limits of the term
     at their left and right ends, from inside.
     """
 
