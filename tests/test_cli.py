@@ -301,6 +301,8 @@ def test_list_prints_names_with_arguments_and_defaults(run):
         "zoo",
         "fashion_mnist/clean/standard",
         "fashion_mnist/gaussian/noise_025",
+        "fashion_mnist/l2/sll",
+        "fashion_mnist/linf/mtl_ibp",
         "fashion_mnist/linf/pgd_at",
     ]
 
