@@ -67,3 +67,26 @@ def test_the_weights_may_be_traced():
         plain = bounding.interval_margins(model, regions, rows, {})
     np.testing.assert_allclose(traced, plain, atol=1e-5)
     np.testing.assert_allclose(traced, margins("ibp", model, x, y, "linf(0.02)", 3), atol=1e-5)
+
+
+LIRPA = {  # lower bounds by auto_LiRPA 0.7.1 (scripts/reference_bounds.py, "dense"): means over 20 images, 9 margins
+    ("linf(0.00784313725490196)", "ibp"): 2.354995,
+    ("linf(0.00784313725490196)", "crown_ibp"): 4.622044,
+    ("linf(0.00784313725490196)", "crown"): 4.731700,
+    ("l2(0.2)", "ibp"): -8.046224,
+    ("l2(0.2)", "crown_ibp"): 1.836367,
+    ("l2(0.2)", "crown"): 4.370834,
+}
+
+
+def test_bounds_are_those_of_auto_lirpa():
+    rng = np.random.default_rng(0)
+    params = []
+    for ins, outs in ((48, 40), (40, 30), (30, 20), (20, 10)):
+        w, b = (rng.normal(size=s) * np.sqrt(2 / np.prod(s[1:])) for s in ((outs, ins), (outs,)))
+        params.append((w.T.astype(np.float32), b.astype(np.float32)))
+    model = Classifier(hidden, params)
+    x = np.random.default_rng(1).uniform(0.25, 0.75, (20, 3, 4, 4)).astype(np.float32)
+    y = np.asarray(jax.vmap(model)(x)).argmax(-1)
+    for (budget, method), mean in LIRPA.items():
+        np.testing.assert_allclose(margins(method, model, x, y, budget, 10).mean(), mean, rtol=1e-5)
