@@ -246,7 +246,7 @@ def in_turn(
     known = first_layers(model, regions)
     found = np.asarray(interval_margins(model, regions, rows, known))
     plain = crown(model, regions, known)
-    found = np.maximum(found, linear_margins(model, regions, rows, plain))
+    found = np.fmax(found, linear_margins(model, regions, rows, plain))
     known = {number: interval.intersected(known[number], plain[number]) for number in known}
     open_ = np.flatnonzero(~decided(found))
     if len(open_):
@@ -254,7 +254,7 @@ def in_turn(
         part = jax.tree.map(lambda leaf: leaf[those], (regions, rows, known))
         better = crown(model, part[0], part[2], tighter=True, steps=inner_steps)
         margins = np.asarray(ascended_margins(model, part[0], part[1], better, steps))[: len(open_)]
-        found[open_] = np.maximum(found[open_], margins)
+        found[open_] = np.fmax(found[open_], margins)
         known = {k: Bounds(*(_put(b, open_, n) for b, n in zip(known[k], better[k], strict=True))) for k in known}
     return found, known
 

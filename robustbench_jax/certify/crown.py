@@ -22,4 +22,4 @@ class Crown(BoundCertifier):
         known = bounding.first_layers(model, regions)
         by_intervals = bounding.interval_margins(model, regions, rows, known)
         known = bounding.crown(model, regions, known)
-        return np.maximum(by_intervals, bounding.linear_margins(model, regions, rows, known))
+        return np.fmax(by_intervals, bounding.linear_margins(model, regions, rows, known))

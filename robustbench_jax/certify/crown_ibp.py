@@ -19,4 +19,4 @@ class CrownIBP(BoundCertifier):
     def margins(self, model, regions, rows) -> np.ndarray:
         known = bounding.first_layers(model, regions)
         by_intervals = bounding.interval_margins(model, regions, rows, known)
-        return np.maximum(by_intervals, bounding.linear_margins(model, regions, rows, known))
+        return np.fmax(by_intervals, bounding.linear_margins(model, regions, rows, known))

@@ -122,7 +122,7 @@ class Search:
                 self.proof.x_adv[domain.problem] = found.x[row]
 
     def settle(self, domain: Domain, lower: float, split: int, steps: int) -> None:
-        lower = max(lower, domain.lower)
+        lower = max(domain.lower, lower)  # in this order: what is no number proves nothing
         if lower > self.slack[domain.problem]:
             return
         if split >= 0:

@@ -74,6 +74,7 @@ def lines(term: Any, low: jax.Array, high: jax.Array) -> tuple[tuple, tuple]:
     """
     found, middle = grid(term, low, high), (low + high) / 2
     chord = (found.values[-1] - found.values[0]) / jnp.where(high > low, high - low, 1.0)
+    chord = jnp.clip(chord, found.ranges.falling.min(0), found.ranges.rising.max(0))  # a short one is mostly rounding
     slopes = [chord, jnp.zeros_like(chord), *found.slopes[::TANGENTS]]
     below = above = None
     for slope in slopes:

@@ -77,12 +77,12 @@ def optimised(
         moments = jax.tree.map(lambda m, g: m.seen(g), moments, gradient, is_leaf=_is_moments)
         length = rate * DECAY ** jnp.asarray(t, rows.dtype)
         weights = jax.tree.map(lambda m, w: w + length * m.direction, moments, weights, is_leaf=_is_moments)
-        return _feasible(weights), moments, jnp.maximum(best, found)
+        return _feasible(weights), moments, jnp.fmax(best, found)
 
     moments = jax.tree.map(Moments.zero, weights)
     nothing = jnp.full(len(rows), -jnp.inf, rows.dtype)
     weights, _, best = jax.lax.fori_loop(0, steps, step, (weights, moments, nothing))
-    return jnp.maximum(best, of(weights=weights)), weights
+    return jnp.fmax(best, of(weights=weights)), weights
 
 
 def _feasible(weights: Weights) -> Weights:
