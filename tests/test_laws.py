@@ -280,6 +280,7 @@ CERTIFIERS = {  # arguments of those that need some, or would take long
     "branch_and_bound": "branch_and_bound(timeout=1000.0, domains=4)",
     "randomized_smoothing": "randomized_smoothing(sigma=0.1, n=500, n0=20)",
 }
+LONG = ("alpha_crown", "branch_and_bound")  # to compile: their laws are slow tests
 SMALL = 0.2  # of RADII: there is something to certify
 
 
@@ -297,7 +298,14 @@ def first_ball(certifier):
     return next((ball for ball in RADII if known is None or ball in known), None)
 
 
-every_certifier = pytest.mark.parametrize("certifier", [text for text in certifiers() if first_ball(text)])
+def is_long(certifier):
+    return certifier.startswith(LONG)
+
+
+every_certifier = pytest.mark.parametrize(
+    "certifier",
+    [pytest.param(c, marks=pytest.mark.slow if is_long(c) else ()) for c in certifiers() if first_ball(c)],
+)
 
 
 @functools.cache
@@ -316,8 +324,18 @@ def certificate_of(certifier, ball, part, ids, runtime, y=None):
 @each([pair for pair in FIRST if certifiers(pair[1])])
 def test_no_attack_breaks_what_is_certified(attack, ball):
     """At the attack's own radius, and at a smaller one where what it found is no larger than that."""
+    nothing_breaks(attack, ball, [text for text in certifiers(ball) if not is_long(text)])
+
+
+@pytest.mark.slow
+@each([pair for pair in FIRST if certifiers(pair[1])])
+def test_no_attack_breaks_what_is_certified_at_length(attack, ball):
+    nothing_breaks(attack, ball, [text for text in certifiers(ball) if is_long(text)])
+
+
+def nothing_breaks(attack, ball, chosen):
     found = once(attack, ball)
-    for certifier in certifiers(ball):
+    for certifier in chosen:
         for part in (1.0, SMALL):
             broken = found.success & (found.size <= part * RADII[ball])
             assert not np.any(certificate(certifier, ball, part).certified & broken), certifier

@@ -49,6 +49,7 @@ def certified(text, plane, done={}):  # noqa: B006
     return done[text]
 
 
+@pytest.mark.slow
 def test_it_decides_every_point_as_a_fine_grid_does(plane):
     found, smallest = certified("branch_and_bound(timeout=60.0)", plane), plane[-1]
     assert 3 < np.sum(smallest > 0.05) < COUNT - 3
@@ -82,6 +83,7 @@ def test_without_time_it_says_what_alpha_crown_says(plane):
     assert (quick.margin <= plane[-1] + 1e-4).all()
 
 
+@pytest.mark.slow
 def test_a_conjunction_is_refuted_where_one_of_its_rows_is_positive_in_each_part(plane):
     """|x| + 0.1, x and -x: the largest is positive everywhere; less 0.2, the first alone does not save the middle."""
     model = Classifier(lambda params, x: jnp.stack([jnp.abs(x[0]) + 0.1, x[0], -x[0]]), {"unused": jnp.zeros(1)})
