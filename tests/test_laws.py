@@ -52,6 +52,10 @@ CALLS = {  # of attacks that need arguments, and shorter forms of long ones
     "universal": "universal(updates=5, batch=8)",
     "vmi_fgsm": "vmi_fgsm(steps=3, samples=2)",
 }
+SIBLINGS = (  # made as another one here is: of their laws those that compile anew are slow tests
+    *("bandits", "boundary", "bpda", "carlini_wagner_linf", "di_fgsm", "ead", "fab_targeted", "ni_fgsm", "patch_rs"),
+    *("pdpgd", "sign_opt", "si_fgsm", "simba", "spsa", "surfree", "targeted", "ti_fgsm", "transfer", "vmi_fgsm"),
+)
 PARTS_ARE_HERE = ("autoattack",)  # long, and a cascade of others
 ATTACKS = [
     CALLS.get(name, name)
@@ -73,16 +77,18 @@ PAIRS = [(attack, ball) for attack in ATTACKS for ball in balls(attack)[: None i
 FIRST = [(attack, balls(attack)[0]) for attack in ATTACKS if balls(attack)]
 
 
-def each(pairs):
+def each(pairs, long=()):
     """One test for each pair. Other balls than an attack's first are slow: each compiles the attack anew."""
+    slow = [pair not in FIRST or pair[0].startswith(long) for pair in pairs]
     return pytest.mark.parametrize(
-        "attack, ball", [pytest.param(*pair, marks=() if pair in FIRST else pytest.mark.slow) for pair in pairs]
+        "attack, ball",
+        [pytest.param(*pair, marks=pytest.mark.slow if s else ()) for pair, s in zip(pairs, slow, strict=True)],
     )
 
 
 every_pair = each(PAIRS)
-every_attack = each(FIRST)
-every_kernel = each([(text, balls(text)[0]) for text in KERNELS])
+every_attack = each(FIRST, long=SIBLINGS)
+every_kernel = each([(text, balls(text)[0]) for text in KERNELS], long=SIBLINGS)
 
 
 def prepared(attack, ball, model, data):
