@@ -1,5 +1,7 @@
 """Two virtual devices for all tests, and the fixtures that many of them share."""
 
+from pathlib import Path
+
 import jax
 import pytest
 
@@ -10,7 +12,13 @@ from tests import oracles  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
-    """The laws of one attack follow one another: what is compiled for one of them serves the others."""
+    """Marks slow what slow.txt lists. The laws of one attack follow one another: what is compiled for one of them
+    serves the others.
+    """
+    slow = set(Path(__file__).with_name("slow.txt").read_text().splitlines())
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker(pytest.mark.slow)
     laws = [number for number, item in enumerate(items) if item.path.name == "test_laws.py"]
     turns = sorted((items[number] for number in laws), key=lambda item: item.name.partition("[")[2])
     for number, item in zip(laws, turns, strict=True):
