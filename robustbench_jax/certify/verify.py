@@ -134,7 +134,7 @@ class _Task:
         flat = jnp.asarray(table.reshape(len(boxes), -1, rows.shape[-1])[padded])
         known = bounding.first_layers(self.model, regions)
         plain = bounding.crown(self.model, regions, known)
-        found = np.maximum(
+        found = np.fmax(
             bounding.interval_margins(self.model, regions, flat, known),
             bounding.linear_margins(self.model, regions, flat, plain),
         ).reshape(len(padded), most, -1)

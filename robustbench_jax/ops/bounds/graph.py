@@ -71,7 +71,7 @@ def read(function: Callable, x: Any) -> Graph:
 
 @dataclass(frozen=True)
 class _Bounded:
-    """A value that depends on the image: its node, its element type, and what a pattern may ask of its making."""
+    """A value that depends on the image, by the number of its node."""
 
     number: int
 
@@ -123,7 +123,7 @@ class _Reader:
         if name in SAME:
             return operands
         if name in ("split", "unstack"):
-            return self.cut(_Step(equation, name, operands))
+            return self.cut(_Step(equation, name, operands, self.called))
         return [self.rule(equation, name, operands)]
 
     def rule(self, equation: Any, name: str, operands: list) -> _Bounded:
@@ -492,10 +492,13 @@ class _Shaped:
 
 
 def _place(equation: Any) -> str:
-    """Where in the model an equation was written: its named scopes and its line, as far as JAX kept them."""
-    from jax._src import source_info_util
+    """The line of the model that made an equation; nothing where JAX did not keep it, or keeps it elsewhere by now."""
+    try:
+        from jax._src import source_info_util
 
-    frame = source_info_util.user_frame(equation.source_info.traceback)
+        frame = source_info_util.user_frame(equation.source_info.traceback)
+    except (ImportError, AttributeError, TypeError):
+        return ""
     where = f"{frame.file_name.rsplit('/', 1)[-1]}:{frame.start_line}" if frame else ""
     return f"({where})" if where else ""
 
