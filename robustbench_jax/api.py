@@ -1,5 +1,6 @@
 """From Python: the same record as the command line gives."""
 
+from robustbench_jax.bench import workshop
 from robustbench_jax.bench.cells import Cell, kind_of_model, make_cell
 from robustbench_jax.bench.records import Record
 from robustbench_jax.bench.runner import run_cell, training_images
@@ -54,6 +55,17 @@ def certify(
     """
     method = {"certifier": certifier, "budget": budget}
     return _run(method, model, data, examples=examples, seed=seed, name=name, pool=None, runtime=runtime)
+
+
+def protect(model: Classifier | str, model_defence: str, data: Dataset | str, *, seed: int = 0) -> Classifier:
+    """What a model defence, e.g. "jpeg(75)", makes of a trained model.
+
+    model: a Classifier, or the name of a trained one. data: training images, for defences that have to be fitted: a
+    Dataset, or a call string (its training split). Raises UserError for unknown names and wrong arguments.
+    """
+    canonical("model_defence", model_defence)
+    data = load_dataset(data, "train", None) if isinstance(data, str) else data
+    return workshop.protect(_model(model, None)[0], model_defence, data, seed)
 
 
 def _run(method: dict[str, str], model, data, *, examples, seed, name, pool, runtime) -> Record:

@@ -20,6 +20,7 @@ CATALOGUE = {
     "datasets": "dataset",
     "defences": "training",
     "losses": "loss",
+    "model-defences": "model_defence",
     "models": "model",
     "recipes": "recipe",
     "threats": "threat",
@@ -101,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         ("budget", "e.g. linf(8/255)"),
     ):
         attack.add_argument(f"--{name}", required=True, metavar=name[0].upper(), help=what)
-    _add_training(attack)
+    _add_victim(attack)
     attack.add_argument("--examples", type=int, metavar="N", help="the first N test images (default: all)")
     attack.add_argument("--seed", type=int, default=0, metavar="S")
     attack.add_argument("--out", metavar="DIR", help="keep the record and the adversarial examples there")
@@ -116,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         ("budget", "e.g. linf(8/255)"),
     ):
         certify.add_argument(f"--{name}", metavar=name[0].upper(), help=what)
-    _add_training(certify)
+    _add_victim(certify)
     certify.add_argument("--examples", type=int, metavar="N", help="the first N test images (default: all)")
     certify.add_argument("--seed", type=int, default=0, metavar="S")
     certify.add_argument("--timeout", type=float, metavar="S", help="seconds for each image, where a certifier has it")
@@ -148,6 +149,11 @@ def _parser() -> argparse.ArgumentParser:
 def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--defence", metavar="T", default="", help="e.g. adversarial_training(pgd(steps=7), linf(0.1))")
     parser.add_argument("--recipe", metavar="R", default="", help="e.g. sgd(epochs=20, learning_rate=0.05)")
+
+
+def _add_victim(parser: argparse.ArgumentParser) -> None:
+    _add_training(parser)
+    parser.add_argument("--model-defence", metavar="T", default="", help="e.g. jpeg(75)")
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -199,6 +205,7 @@ def _attack(options: argparse.Namespace) -> int:
         budget=options.budget,
         defence=options.defence,
         recipe=options.recipe,
+        model_defence=options.model_defence,
         examples=options.examples,
         seed=options.seed,
     )
@@ -223,6 +230,7 @@ def _certify(options: argparse.Namespace) -> int:
         budget=options.budget,
         defence=options.defence,
         recipe=options.recipe,
+        model_defence=options.model_defence,
         examples=options.examples,
         seed=options.seed,
     )
@@ -233,9 +241,9 @@ def _verify(options: argparse.Namespace) -> int:
     """Prints unsat, sat with a counterexample, or timeout. All three are results: the exit code is 0."""
     from robustbench_jax.bench.verify import as_json, as_text, verify_files
 
-    for name in ("dataset", "certifier", "budget", "defence", "recipe", "examples", "out"):
+    for name in ("dataset", "certifier", "budget", "defence", "recipe", "model_defence", "examples", "out"):
         if getattr(options, name):
-            raise UserError(f"--vnnlib says what is asked; leave out --{name}")
+            raise UserError(f"--vnnlib says what is asked; leave out --{name.replace('_', '-')}")
     if options.model is None:
         raise UserError("the following arguments are required: --model")
     verdict, x = verify_files(options.vnnlib, options.model, options.timeout, seed=options.seed)

@@ -26,6 +26,7 @@ PACKAGES = {
     "loss": "robustbench_jax.ops.losses",
     "dataset": "robustbench_jax.data",
     "model": "robustbench_jax.models",
+    "model_defence": "robustbench_jax.defences",
     "pretrained": "robustbench_jax.models",
     "recipe": "robustbench_jax.recipes",
     "training": "robustbench_jax.defences.training",

@@ -27,12 +27,29 @@ from robustbench_jax.types import Classifier, Dataset, UserError, record
 EVERY = 20  # steps between two looks at the loss
 
 
+Train = Callable[[str, Classifier, "TrainingDefence"], Classifier]
+
+
 class TrainingDefence:
     """What a training defence may change: the inputs, the loss, and how gradients are made of it."""
+
+    replays = 1  # how many steps in a row each batch is used for, with the same augmentation
+
+    def prepare(self, key: jax.Array, model: Classifier, data: Dataset, train: Train) -> "TrainingDefence":
+        """What it becomes once it has what it needs (a teacher, other images), before the first step.
+
+        model: with fresh weights; data: what it will be trained on. train(name, model, defence) fits a model on the
+        same data with the same recipe, and keeps it under that name beside the run's checkpoints. The key is consumed.
+        """
+        return self
 
     def initialise(self, model: Classifier) -> Classifier:
         """The model, with fresh weights, that training starts from."""
         return model
+
+    def remember(self, x: jax.Array) -> Any:
+        """What is carried from step to step, at first; x: images float32 [B, D] of the batch's shape."""
+        return ()
 
     def perturb(self, key: jax.Array, model: Classifier, x: jax.Array, y: jax.Array, ids: jax.Array) -> jax.Array:
         """What the model is trained on instead of x [B, D]; called between compiled steps: it may drive an attack.
@@ -62,9 +79,11 @@ class TrainingDefence:
         """
         return self.loss(logits, y)
 
-    def combine(self, key: jax.Array, objective: Callable, weights: Any, batch: tuple) -> tuple[Any, Any]:
-        """(gradients, aux) of objective(weights, batch) -> (loss, aux); batch is (clean, x, y)."""
-        return jax.grad(objective, has_aux=True)(weights, batch)
+    def combine(
+        self, key: jax.Array, objective: Callable, weights: Any, batch: tuple, memory: Any
+    ) -> tuple[Any, Any, Any]:
+        """(gradients, aux, memory) of objective(weights, batch) -> (loss, aux); batch is (clean, x, y)."""
+        return *jax.grad(objective, has_aux=True)(weights, batch), memory
 
 
 @record
@@ -74,6 +93,7 @@ class Fit:
     params: Any
     optimiser: Any
     average: Any
+    memory: Any
     step: jax.Array
 
 
@@ -102,12 +122,14 @@ def fit(
     directory: where checkpoints go, one an epoch; a run that finds some there goes on from the newest whole one.
     Raises UserError where a batch does not fit the data, and where the loss is no longer finite.
     """
+    train = partial(_beside, stream(key, "beside"), data, recipe, directory, report)
+    defence = defence.prepare(stream(key, "prepare"), model, data, train)
     per_epoch = _steps_per_epoch(len(data), recipe)
     total = per_epoch * recipe.epochs
-    state = _begin(defence.initialise(model), recipe, total)
+    state = _begin(defence, model, data.x[: recipe.batch_size], recipe, total)
     keeper = Keeper(directory) if directory is not None else None
     state = keeper.newest(state) if keeper else state
-    for step, rows in _batches(key, len(data), recipe, int(state.step)):
+    for step, rows in _batches(key, len(data), recipe, defence.replays, int(state.step)):
         x, y = data.x[rows], data.y[rows]
         state, measured = _train(stream(key, "step"), model.net, state, x, y, rows, defence, recipe, total)
         if (step + 1) % EVERY == 0 or step + 1 == total:
@@ -117,6 +139,12 @@ def fit(
         if keeper and (step + 1) % per_epoch == 0:
             keeper.save(step + 1, state)
     return model.replace(params=state.average if recipe.ema else state.params)
+
+
+def _beside(key, data, recipe, directory, report, name: str, model: Classifier, defence: TrainingDefence) -> Classifier:
+    """A model that a defence needs for the training of another one; trained once, as long as its directory is there."""
+    inner = None if directory is None else Path(directory) / name
+    return fit(stream(key, name), model, data, recipe, defence=defence, directory=inner, report=report)
 
 
 def fit_many(
@@ -139,7 +167,8 @@ def fit_many(
     subsets = np.broadcast_to(np.arange(len(data)), (count, len(data))) if subsets is None else np.asarray(subsets)
     total = _steps_per_epoch(subsets.shape[1], recipe) * recipe.epochs
     if at_once is None:
-        at_once = not on_cpu() or all(value.ndim < 5 for value in models.params.values())
+        alone = type(defence).prepare is not TrainingDefence.prepare
+        at_once = not alone and (not on_cpu() or all(value.ndim < 5 for value in models.params.values()))
     if not at_once:
         parts = [_subset(data, rows) for rows in subsets]
         fitted = [
@@ -147,10 +176,12 @@ def fit_many(
             for i in range(count)
         ]
         return models.replace(params=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(f.params for f in fitted)))
-    state = jax.vmap(lambda p: _begin(defence.initialise(models.replace(params=p)), recipe, total))(models.params)
+    first = data.x[: recipe.batch_size]
+    state = jax.vmap(lambda p: _begin(defence, models.replace(params=p), first, recipe, total))(models.params)
     step_keys = jax.vmap(lambda key: stream(key, "step"))(keys)
     train = partial(_train_many, defence=defence, recipe=recipe, net=models.net, total=total)
-    for steps in zip(*(_batches(keys[i], subsets.shape[1], recipe, 0) for i in range(count)), strict=True):
+    batches = (_batches(keys[i], subsets.shape[1], recipe, defence.replays, 0) for i in range(count))
+    for steps in zip(*batches, strict=True):
         local = np.stack([rows for _, rows in steps])
         rows = np.take_along_axis(subsets, local, axis=1)
         state = train(step_keys, state, data.x[rows], data.y[rows], local)
@@ -200,19 +231,25 @@ def _leaves(state: Fit) -> dict[str, np.ndarray]:
     return {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
 
 
-def _begin(model: Classifier, recipe: Recipe, total: int) -> Fit:
+def _begin(defence: TrainingDefence, model: Classifier, x: np.ndarray, recipe: Recipe, total: int) -> Fit:
+    model = defence.initialise(model)
     weights = model.net.trainable(model.params)
     average = model.params if recipe.ema else {}
-    return Fit(model.params, recipe.optimiser(total).init(weights), average, jnp.zeros((), jnp.int32))
+    memory = defence.remember(as_unit(x))
+    return Fit(model.params, recipe.optimiser(total).init(weights), average, memory, jnp.zeros((), jnp.int32))
 
 
-def _batches(key: jax.Array, count: int, recipe: Recipe, first: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(step, rows) from step `first` to the last."""
-    per_epoch = _steps_per_epoch(count, recipe)
-    for epoch in range(first // per_epoch, recipe.epochs):
-        order = np.asarray(jax.random.permutation(jax.random.fold_in(stream(key, "order"), epoch), count))
-        for batch in range(first % per_epoch if epoch == first // per_epoch else 0, per_epoch):
-            yield epoch * per_epoch + batch, order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
+def _batches(key: jax.Array, count: int, recipe: Recipe, replays: int, first: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(step, rows) from step `first` to the last. Steps are those of the recipe; of each batch `replays` follow one
+    another, so that fewer batches are seen.
+    """
+    per_epoch, seen, order = _steps_per_epoch(count, recipe), None, None
+    for step in range(first, per_epoch * recipe.epochs):
+        epoch, batch = divmod(step // replays, per_epoch)
+        if epoch != seen:
+            order = np.asarray(jax.random.permutation(jax.random.fold_in(stream(key, "order"), epoch), count))
+            seen = epoch
+        yield step, order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
 
 
 def _steps_per_epoch(count: int, recipe: Recipe) -> int:
@@ -223,8 +260,9 @@ def _steps_per_epoch(count: int, recipe: Recipe) -> int:
 
 def _train(key, net, state: Fit, x, y, ids, defence, recipe: Recipe, total: int):
     """One step of one model: augment, perturb, update."""
+    batch = jax.random.fold_in(key, state.step // defence.replays)
+    clean = _augment(stream(batch, "augment"), x, recipe.augmentation)
     key = jax.random.fold_in(key, state.step)
-    clean = _augment(stream(key, "augment"), x, recipe.augmentation)
     x = defence.perturb(stream(key, "perturb"), Classifier(net, state.params), clean, y, ids)
     return _update(stream(key, "update"), state, clean, x, y, defence, net=net, recipe=recipe, total=total)
 
@@ -264,13 +302,15 @@ def _update(key, state: Fit, clean, x, y, defence, *, net, recipe: Recipe, total
         loss = defence.objective(stream(key, "objective"), model, clean, x, logits, y, progress)
         return loss, (params, loss, jnp.mean(jnp.argmax(logits[: len(y)], -1) == y))
 
-    gradients, (params, loss, accuracy) = defence.combine(stream(key, "combine"), objective, weights, (clean, x, y))
+    gradients, (params, loss, accuracy), memory = defence.combine(
+        stream(key, "combine"), objective, weights, (clean, x, y), state.memory
+    )
     changes, optimiser = recipe.optimiser(total).update(gradients, state.optimiser, weights)
     params = params | optax.apply_updates(weights, changes)
     average = state.average
     if recipe.ema:
         average = jax.tree.map(lambda a, p: recipe.ema * a + (1 - recipe.ema) * p, average, params)
-    return Fit(params, optimiser, average, state.step + 1), (loss, accuracy)
+    return Fit(params, optimiser, average, memory, state.step + 1), (loss, accuracy)
 
 
 def _require_finite(loss: float, step: int) -> None:

@@ -72,7 +72,8 @@ class Classifier:
 
     `net(params, x)` is a hashable callable, compared by value, and static; `params` is any pytree and traced, so two
     sets of weights share one compiled program. A net with `stochastic = True` is a randomised model,
-    `net(params, x, key)`: whoever calls it says with which key, through `keyed`.
+    `net(params, x, key)`: whoever calls it says with which key, through `keyed`. A defended net may also show its
+    `twin`, and as `approximated` a net of the same forward pass, to the bit, through which gradients pass (for BPDA).
     """
 
     net: Hashable = static()
@@ -82,6 +83,19 @@ class Classifier:
     @property
     def stochastic(self) -> bool:
         return getattr(self.net, "stochastic", False)
+
+    @property
+    def rejects(self) -> bool:
+        """Whether it may give no answer: logits [C + 1], the last of them for that (models/rejecting.py)."""
+        return getattr(self.net, "rejects", False)
+
+    @property
+    def twin(self) -> "Classifier":
+        """The undefended model inside, where the net shows one as `twin(params) -> (net, params)`; else itself."""
+        if not hasattr(self.net, "twin"):
+            return self
+        net, params = self.net.twin(self.params)
+        return Classifier(net, params).twin
 
     def keyed(self, key: jax.Array) -> "Classifier":
         """The same model, drawing its randomness from `key`; itself where it has none."""
@@ -250,6 +264,10 @@ class EvasionAttack:
     def called(self) -> str:
         """What reports call it when it is one stage of several."""
         return self.registered[1]
+
+    def against(self, model: Any) -> "EvasionAttack":
+        """What it becomes against this model; itself for all attacks but those that look at the defence first."""
+        return self
 
     def stages(self, budget: Any) -> tuple["EvasionAttack", ...]:
         """What runs, one after another, each on the survivors of those before."""

@@ -21,8 +21,10 @@ KINDS = {
     "budget": "budget",
     "defence": "training",
     "recipe": "recipe",
+    "model_defence": "model_defence",
 }
 METHODS = ("attack", "certifier")  # a cell has one of them
+OPTIONAL = (*METHODS, "model_defence")  # left out of the id where they are empty
 SEEDS = 2**32  # jax.random.key tells no more apart
 
 
@@ -31,6 +33,7 @@ class Cell(BaseModel):
     all.
 
     defence and recipe are those of a model that is trained for the cell; empty for one that exists already.
+    model_defence: what is made of the trained model; empty for nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +45,7 @@ class Cell(BaseModel):
     model: str
     defence: str = ""
     recipe: str = ""
+    model_defence: str = ""
     attack: str = ""
     certifier: str = ""
     budget: str
@@ -49,8 +53,8 @@ class Cell(BaseModel):
 
     @property
     def id(self) -> str:
-        """The one of attack and certifier that is empty is left out of it."""
-        fields = {name: value for name, value in self.model_dump().items() if value or name not in METHODS}
+        """The one of attack and certifier that is empty is left out of it, and so is no model defence."""
+        fields = {name: value for name, value in self.model_dump().items() if value or name not in OPTIONAL}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -60,8 +64,8 @@ class Cell(BaseModel):
 
     @property
     def victim(self) -> str:
-        """The model and how it was trained, as tables show it."""
-        return " + ".join(part for part in (self.show("model"), self.show("defence")) if part)
+        """The model, how it was trained and what was made of it, as tables show it."""
+        return " + ".join(filter(None, map(self.show, ("model", "defence", "model_defence"))))
 
     def show(self, field: str) -> str:
         """A component as tables show it."""
@@ -97,7 +101,7 @@ def make_cell(**fields: Any) -> Cell:
     }
     if not trained and (fields["defence"] or fields["recipe"]):
         raise UserError(f"'{fields['model']}' is trained already; defence and recipe are for architectures such as cnn")
-    absent = [name for name in ("defence", "recipe", *METHODS) if not fields.get(name) and name != method]
+    absent = [name for name in ("defence", "recipe", *OPTIONAL) if not fields.get(name) and name != method]
     written = {name: "" if name in absent else canonical(kind, fields[name]) for name, kind in KINDS.items()}
     made = {name: build(KINDS[name], fields[name]) for name in KINDS if name != "dataset" and name not in absent}
     fields["threat"] = _threat(fields.get("threat"), method, fields[method], made[method], fields["budget"])

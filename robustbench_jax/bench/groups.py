@@ -24,7 +24,7 @@ def images(cell: Cell) -> tuple:
 
 def victim(cell: Cell) -> tuple:
     """What names the model of a cell."""
-    return cell.model, cell.defence, cell.recipe
+    return cell.model, cell.defence, cell.recipe, cell.model_defence
 
 
 def radius(budget: str) -> tuple[str, float | None]:

@@ -154,6 +154,7 @@ def papers(cell: Cell) -> list[str]:
         ("budget", cell.budget),
         ("dataset", cell.dataset),
         ("training", cell.defence),
+        ("model_defence", cell.model_defence),
     ):
         with suppress(UserError):  # a dataset given from Python has a name that no registry knows
             used = [entry(of, name).paper for name, of in _parts(kind, text)] if text else []

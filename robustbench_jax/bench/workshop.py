@@ -30,6 +30,11 @@ def load_model(text: str) -> Classifier:
     return _load_trained(text)[0]
 
 
+def protect(model: Classifier, model_defence: str, data: Dataset, seed: int = 0) -> Classifier:
+    """What a model defence makes of a trained model; data: training images, for what it has to fit."""
+    return build("model_defence", model_defence).protect(stream(jax.random.key(seed), "model defence"), model, data)
+
+
 def _load_trained(text: str) -> tuple[Classifier, dict]:
     kind = kind_of_model(text)
     if kind == "model":
@@ -47,9 +52,15 @@ class Workshop:
         self.directory, self.report = Path(directory), report
         self.dataset = lru_cache(maxsize=4)(load_dataset)
         self.model = lru_cache(maxsize=8)(self._model)
+        self.protected = lru_cache(maxsize=8)(self._protected)
 
     def victim(self, cell: Cell) -> Classifier:
-        return self.model(cell.model, cell.defence, cell.recipe, cell.dataset, cell.seed)
+        what = cell.model, cell.defence, cell.recipe, cell.dataset, cell.seed
+        return self.protected(cell.model_defence, *what) if cell.model_defence else self.model(*what)
+
+    def _protected(self, model_defence: str, *what) -> Classifier:
+        *_, dataset, seed = what
+        return protect(self.model(*what), model_defence, self.dataset(dataset, "train", None), seed)
 
     def _model(self, model: str, defence: str, recipe: str, dataset: str, seed: int) -> Classifier:
         if kind_of_model(model) != "model":

@@ -19,7 +19,7 @@ from robustbench_jax.keys import stream
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.ledger import Ledger
 from robustbench_jax.ops.runtime import NARROWEST, placed, power_of_two
-from robustbench_jax.ops.views import view
+from robustbench_jax.ops.views import answering, view
 from robustbench_jax.types import Classifier, EvasionAttack, Problem, State, record
 
 
@@ -133,7 +133,7 @@ def start(key, attack, model, budget, x, y, ids, item) -> tuple[Lane, State]:
         target = jnp.full((), -1, jnp.int32)
         if attack.goal == "targeted":
             chosen = stream(jax.random.fold_in(key, id), "target")
-            target = attack.target(chosen, model.keyed(chosen)(x), y).astype(jnp.int32)
+            target = attack.target(chosen, answering(model.keyed(chosen), y)(x), y).astype(jnp.int32)
         lane = Lane(id, item, x, y, target)
         own = _key(key, lane, 0)
         return lane, attack.init(own, _problem(own, attack, model, budget, lane))
@@ -185,7 +185,7 @@ def _key(key, lane: Lane, t) -> jax.Array:
 
 
 def _problem(key, attack, model, budget, lane: Lane) -> Problem:
-    seen = view(model.keyed(stream(key, "model")), attack.access)
+    seen = view(answering(model.keyed(stream(key, "model")), lane.y), attack.access)
     return Problem(seen, budget, attack.goal, lane.x, lane.y, lane.target, lane.item)
 
 

@@ -2,7 +2,7 @@
 
 A proposal is projected onto the budget once more and given to the deployed model. A randomised model is asked DRAWS
 times, with keys that no attack has seen, and errs where most of its answers do (a single answer would count one lucky
-draw as a success). NaN is no answer: it ends the evaluation.
+draw as a success). A model that rejects an attacked image has not erred. NaN is no answer: it ends the evaluation.
 Shapes: N examples, D input shape, Z the budget's points, C classes.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 from robustbench_jax.keys import stream
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.runtime import Runtime, by_slices, placed
+from robustbench_jax.ops.views import answering
 from robustbench_jax.types import Classifier, Problem, UserError
 
 DRAWS = 9
@@ -102,7 +103,7 @@ def _judge(model, budget, goal, ids, x, proposed, y, target):
         origin = budget.identity(x)
         z = budget.project(x, jnp.where(jnp.all(jnp.isfinite(z)), z, origin))
         x_adv = budget.render(x, z)
-        problem = Problem(model, budget, goal, x, y, target, 0)
+        problem = Problem(answering(model, y), budget, goal, x, y, target, 0)
         success, finite = _verdict(id, problem, x_adv)
         return x_adv, success, budget.size(z - origin), finite
 

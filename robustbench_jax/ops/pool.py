@@ -12,6 +12,7 @@ import numpy as np
 
 from robustbench_jax.keys import stream
 from robustbench_jax.ops.images import as_unit
+from robustbench_jax.ops.views import answering
 from robustbench_jax.types import Classifier, Problem
 
 
@@ -49,7 +50,8 @@ def grey(shape: tuple[int, ...]) -> jax.Array:
 @jax.jit
 def _update(key, attack, model, budget, point, x, y, step_size):
     def one(key, x, y):
-        problem = Problem(model.keyed(stream(key, "model")), budget, attack.goal, x, y, jnp.int32(-1), jnp.int32(0))
+        seen = answering(model.keyed(stream(key, "model")), y)
+        problem = Problem(seen, budget, attack.goal, x, y, jnp.int32(-1), jnp.int32(0))
         return attack.learn(key, problem, point)
 
     gradient = jnp.mean(jax.vmap(one)(jax.random.split(key, len(y)), as_unit(x), y), axis=0)

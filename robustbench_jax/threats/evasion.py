@@ -47,6 +47,7 @@ def run(
     float32[N, D].
     """
     check(model, data)
+    attack = attack.against(model)
     prediction = classify(model, data.x, runtime)
     clean = prediction == data.y
     right = np.flatnonzero(clean)
@@ -123,8 +124,9 @@ def check(model: Classifier, data: Dataset) -> None:
         raise UserError(f"the model does not take images of shape {list(shape)} ({data.name}): {reason}") from error
     if logits.ndim != 1:
         raise UserError(f"the model returns shape {list(logits.shape)} for one image; logits [C] are needed")
-    if logits.shape[0] != len(data.classes):
-        raise UserError(f"the model has {logits.shape[0]} classes, {data.name} has {len(data.classes)}")
+    classes = logits.shape[0] - model.rejects
+    if classes != len(data.classes):
+        raise UserError(f"the model has {classes} classes, {data.name} has {len(data.classes)}")
 
 
 def _arrays(data: Dataset, prediction: np.ndarray, left: np.ndarray, attacked: Attacked) -> dict[str, np.ndarray]:

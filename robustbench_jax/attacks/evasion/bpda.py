@@ -12,6 +12,7 @@ import jax
 from robustbench_jax.attacks.evasion.wrapped import Wrapped, require_gradients
 from robustbench_jax.ops.gradients import Averaged, Ensemble
 from robustbench_jax.ops.straight_through import PastFront, PastRounding, Replaced
+from robustbench_jax.ops.views import Answering
 from robustbench_jax.registry import nearest, register
 from robustbench_jax.types import Problem, UserError, record, static
 
@@ -28,8 +29,9 @@ FORMS = ("front", "rounding")
 )
 @record
 class BPDA(Wrapped):
-    """backward: "front": the preprocessing that a defended model shows as `net.front` is passed straight through (a
-    model without one is attacked as it is); "rounding": so is all rounding anywhere in the model.
+    """backward: "front": gradients pass a model defence as it says itself (`net.approximated`), or straight through a
+    preprocessing that a net shows as `front`; a model with neither is attacked as it is. "rounding": gradients pass all
+    rounding anywhere in the model.
 
     surrogate: a trained model whose gradient is taken instead, at the logits of the attacked one.
     """
@@ -63,10 +65,15 @@ class BPDA(Wrapped):
     def _approximated(self, model: Any) -> Any:
         if isinstance(model, Averaged):
             return model.replace(model=self._approximated(model.model))
+        if isinstance(model, Answering):
+            return model.replace(model=self._approximated(model.model))
         if isinstance(model, Ensemble):
             return model.replace(members=tuple(self._approximated(member) for member in model.members))
         if self.loaded is not None:
             return Replaced(model, self.loaded)
         if self.backward == "rounding":
             return PastRounding(model)
-        return PastFront(model) if hasattr(getattr(model, "net", None), "front") else model
+        net = getattr(model, "net", None)
+        if hasattr(net, "approximated"):
+            return model.replace(net=net.approximated)
+        return PastFront(model) if hasattr(net, "front") else model
