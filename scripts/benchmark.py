@@ -71,7 +71,8 @@ def main() -> None:
     use_all_cores()
     print(
         f"{platform.processor() or platform.machine()}, {len(jax.local_devices())} x {jax.devices()[0].device_kind}; "
-        f"Python {platform.python_version()}, jax {version('jax')}, torch {version('torch')}; {options.examples} images"
+        f"Python {platform.python_version()}, jax {version('jax')}, torch {version('torch')}; "
+        f"{options.examples} images at most"
     )
     {"drive": compare_drive, "autoattack": compare_autoattack, "bounds": compare_bounds, "smoothing": compare_votes}[
         options.what

@@ -125,8 +125,8 @@ def bounds_of_rows(
 def _together(
     form: Structure, model: Classifier, regions: Region, known: Known, start: int, rows: np.ndarray, steps: int
 ) -> Bounds | None:
-    """As `bounds_of_rows`, entries that are apart in one row; None where there are few rows, none of them are apart, or
-    a bound is no number, which would spread to its neighbours.
+    """As `bounds_of_rows`, entries that are apart in one row; None where that does not halve the rows, or a bound is no
+    number, which would spread to its neighbours.
     """
     wanted, size = np.unique(rows[rows >= 0]).astype(np.int32), int(np.prod(form.shapes[start]))
     if rows.shape[1] < MANY:
@@ -139,10 +139,14 @@ def _together(
     image, at = np.nonzero(rows >= 0)
     matter[image, rows[image, at]] = True
     passes = [sites.passes(colour, matter) for colour in sites.colours]
-    width = _width([p.shape[1] for p in passes], chunk_of(form, len(rows), rows.shape[1]))
+    counts = [p.shape[1] for p in passes]
+    if 2 * sum(counts) > rows.shape[1]:
+        return None
+    sizes = {number: int(np.prod(shape)) for number, shape in enumerate(form.shapes)}
+    width = _width(counts, chunk_of(form, len(rows), rows.shape[1]))
     flat = [np.zeros((len(rows), size), regions.low.dtype) for _ in range(2)]
     for colour, entries in zip(sites.colours, passes, strict=True):
-        shares = sites.shares(colour)
+        shares = sites.shares(colour, sizes)
         for part in _chunks(entries, width):
             found = _rows(model, regions, known, part, start, steps, shares, ascent=steps > 0)
             image, *place = np.nonzero(part >= 0)

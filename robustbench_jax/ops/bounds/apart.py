@@ -7,7 +7,7 @@ convolution needs as many colours as its receptive field has pixels, in steps of
 Shapes: R rows; node shapes S, flat; K sites, M of them in one colour. One example, host code but for `reach`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -23,24 +23,30 @@ Reach = dict[int, np.ndarray]
 
 class Sites(NamedTuple):
     """Of a node: site int[S] of each entry, -1 where it was not asked for; colours: for each the numbers of its sites;
-    reach: {node: bool [K, S]} what the entries of a site depend on.
+    reach: {node: uint8 [K, S / 8]} what the entries of a site depend on, in bits.
     """
 
     site: np.ndarray
     colours: list[np.ndarray]
     reach: Reach
 
-    def shares(self, colour: np.ndarray) -> dict[int, np.ndarray]:
-        """{node: float32 [M, S]}: ones where the entries are those of a site of the colour; M is that of the largest."""
-        most = max(map(len, self.colours))
-        pad = ((0, most - len(colour)), (0, 0))
-        return {number: np.pad(held[colour].astype(np.float32), pad) for number, held in self.reach.items()}
+    @property
+    def most(self) -> int:
+        """M: sites in the largest colour."""
+        return max(map(len, self.colours))
+
+    def shares(self, colour: np.ndarray, sizes: Mapping[int, int]) -> dict[int, np.ndarray]:
+        """{node: float32 [M, S]}: ones at what is reached from each site of a colour; M is that of the largest."""
+        pad = ((0, self.most - len(colour)), (0, 0))
+        return {
+            number: np.pad(np.unpackbits(held[colour], axis=1, count=sizes[number]), pad).astype(np.float32)
+            for number, held in self.reach.items()
+        }
 
     def passes(self, colour: np.ndarray, matter: np.ndarray) -> np.ndarray:
-        """int [B, R, M]: the entries, of those that matter [B, S], that each pass for the colour carries, -1 for none."""
-        most = max(map(len, self.colours))
+        """int [B, R, M]: those of the entries that matter [B, S] that each row of a colour carries, -1 for none."""
         picked = [matter & (self.site == site) for site in colour]
-        out = np.full((len(matter), max(int(p.sum(1).max()) for p in picked), most), -1, np.int32)
+        out = np.full((len(matter), max(int(p.sum(1).max()) for p in picked), self.most), -1, np.int32)
         for slot, chosen in enumerate(picked):
             image, entry = np.nonzero(chosen)
             out[image, (np.cumsum(chosen, 1) - 1)[image, entry], slot] = entry
@@ -70,25 +76,30 @@ def sites(reach_of: Callable[[np.ndarray], Reach], entries: np.ndarray, start: i
 
     reach_of(int[AT_ONCE]): the `reach` of so many entries.
     """
-    sample = _packed(reach_of(entries[np.linspace(0, len(entries) - 1, AT_ONCE).astype(int)]), start)
-    if np.all(np.any(sample[:, None] & sample, -1)):
+    sample = _packed(reach_of(entries[np.linspace(0, len(entries) - 1, AT_ONCE).astype(int)]))
+    below = np.concatenate([bits for number, bits in sample.items() if number != start], 1)
+    if np.all(np.any(below[:, None] & below, -1)):
         return None
-    rows = np.minimum(np.arange(-(-len(entries) // AT_ONCE) * AT_ONCE), len(entries) - 1).reshape(-1, AT_ONCE)
-    parts = [reach_of(entries[part]) for part in rows]
-    held = {number: np.concatenate([part[number] for part in parts])[: len(entries)] for number in parts[0]}
-    packed = _packed(held, start)
-    _, first, of = np.unique(packed.view(f"V{packed.shape[1]}"), return_index=True, return_inverse=True)
-    site = np.full(size, -1, np.int32)
-    site[entries] = of.reshape(-1)
-    own = np.arange(len(first))[:, None] == site
-    return Sites(
-        site, _coloured(packed[first]), {number: marks[first] for number, marks in held.items()} | {start: own}
-    )
+    numbers: dict[bytes, int] = {}
+    site, reached = np.full(size, -1, np.int32), []
+    for at in range(0, len(entries), AT_ONCE):
+        part = entries[np.minimum(np.arange(at, at + AT_ONCE), len(entries) - 1)]
+        packed = _packed(reach_of(part))
+        del packed[start]
+        for entry, *bits in zip(part, *packed.values(), strict=True):
+            key = b"".join(b.tobytes() for b in bits)
+            if key not in numbers:
+                numbers[key] = len(numbers)
+                reached.append(bits)
+            site[entry] = numbers[key]
+    below = {number: np.stack(bits) for number, bits in zip(packed, zip(*reached, strict=True), strict=True)}
+    colours = _coloured(np.concatenate(list(below.values()), 1))
+    return Sites(site, colours, below | _packed({start: np.arange(len(numbers))[:, None] == site}))
 
 
-def _packed(found: Reach, start: int) -> np.ndarray:
-    """uint8 [R, bits of all nodes below / 8]."""
-    return np.packbits(np.concatenate([marks for number, marks in found.items() if number != start], 1), axis=1)
+def _packed(found: Reach) -> Reach:
+    """uint8 [R, S / 8] by node."""
+    return {number: np.packbits(marks, axis=1) for number, marks in found.items()}
 
 
 def _coloured(packed: np.ndarray) -> list[np.ndarray]:

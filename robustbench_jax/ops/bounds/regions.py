@@ -79,9 +79,8 @@ def total(values: jax.Array, shares: jax.Array | None = None) -> jax.Array:
     """[R]: the sums of values [R, S], or [R, M] of what is marked in them by the shares [M, S], flat."""
     if shares is None:
         return jnp.sum(values, tuple(range(1, values.ndim)))
-    return jnp.sum(
-        values.reshape(len(values), 1, -1) * shares.astype(values.dtype), -1
-    )  # fuses, which a product does not
+    marked = values.reshape(len(values), 1, -1) * shares.astype(values.dtype)
+    return jnp.sum(marked, -1)  # fuses with what makes the values, which a product of matrices does not
 
 
 def _largest(values: jax.Array, shares: jax.Array | None) -> jax.Array:

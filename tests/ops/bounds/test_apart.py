@@ -64,7 +64,7 @@ def test_bounds_of_rows_that_go_back_as_one_are_those_of_rows_that_go_back_alone
         passes.append(sum(carried))
     for together, alone in zip(*map(jax.tree.leaves, bounds), strict=True):
         np.testing.assert_allclose(together, alone, atol=2e-6)
-    assert passes[0] < 0.7 * passes[1]
+    assert passes[0] < 0.5 * passes[1]
 
 
 def test_windows_that_do_not_overlap_are_sites_of_one_colour_and_overlapping_ones_of_nine():
@@ -81,7 +81,7 @@ def test_sites_of_one_colour_have_nothing_in_common_at_any_node_below():
     assert len(sites.colours) < len(np.unique(sites.site)) / 2
     for colour in sites.colours:
         for number, held in sites.reach.items():
-            assert held[colour].sum(0).max() <= 1, number
+            assert np.unpackbits(held[colour], axis=1).sum(0).max() <= 1, number
 
 
 def test_a_pass_carries_each_entry_that_matters_once():
