@@ -65,6 +65,8 @@ def main() -> None:
     parser.add_argument("--peer-python", help="bounds: the Python that has PyTorch for auto_LiRPA")
     parser.add_argument("--peer-path", help="bounds: the folder that auto_LiRPA lies in")
     parser.add_argument("--cnn-a", help="bounds: a PyTorch file with the weights of a cnn_a for CIFAR-10")
+    parser.add_argument("--only-network", help="bounds: dense, residual or cnn_a")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 20, 200], help="bounds: images at once")
     parser.add_argument("--images", type=int, default=16, help="smoothing")
     parser.add_argument("--samples", type=int, default=10_000, help="smoothing: of each image")
     options = parser.parse_args()

@@ -21,7 +21,6 @@ from types import SimpleNamespace
 import numpy as np
 import reference_bounds as cases
 
-BATCHES = (1, 20, 200)
 EPS = 2 / 255
 AGREEMENT = 1e-4  # of 1 + the size of a bound
 
@@ -35,6 +34,8 @@ def compare(options) -> None:
     )
     print("| --- | ---: | --- |" + " ---: |" * 10)
     for name, (layers, shape) in cases.networks(options).items():
+        if options.only_network not in (None, name):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "case.npz"
             x = images(name, shape, options)
@@ -43,7 +44,7 @@ def compare(options) -> None:
             programs = {"ours": Program("ours", file, sys.executable)}
             if options.peer_python:
                 programs["peer"] = Program("peer", file, options.peer_python, options.peer_path)
-            for count in BATCHES:
+            for count in options.batches:
                 for method in cases.METHODS:
                     print(row(name, count, method, programs, options.repeats), flush=True)
             for program in programs.values():
@@ -85,8 +86,8 @@ def images(name: str, shape: tuple, options) -> np.ndarray:
         from robustbench_jax.data import load_dataset
         from robustbench_jax.ops.images import as_unit
 
-        return np.moveaxis(np.asarray(as_unit(load_dataset(options.dataset, limit=max(BATCHES)).x)), -1, 1)
-    return np.random.default_rng(1).uniform(0.25, 0.75, (max(BATCHES), *shape)).astype(np.float32)
+        return np.moveaxis(np.asarray(as_unit(load_dataset(options.dataset, limit=max(options.batches)).x)), -1, 1)
+    return np.random.default_rng(1).uniform(0.25, 0.75, (max(options.batches), *shape)).astype(np.float32)
 
 
 def labels(layers: list, x: np.ndarray) -> np.ndarray:
