@@ -4,6 +4,8 @@
     python scripts/benchmark.py drive [--examples 500] [--steps 100] [--repeats 3]
     python scripts/benchmark.py autoattack --peers [--examples 500] [--only PART] [--model CALL] [--dataset CALL]
                                                 [--budget CALL]
+    python scripts/benchmark.py bounds --peer-python PYTHON --peer-path AUTO_LIRPA [--cnn-a FILE --dataset CALL]
+    python scripts/benchmark.py smoothing [--images 16] [--samples 10000]
 
 drive: PGD through the driver against a plain PGD in PyTorch eager, on the shipped model that survives most of it and
 on the one that it breaks. Repeats alternate between the two programs and medians are compared, so that a machine whose
@@ -12,6 +14,9 @@ speed drifts does not favour either. What one compilation costs is given apart.
 autoattack: the standard version against the reference implementation, component by component, on the same two models
 or on others. Ours runs twice: what the first run takes longer is compiling. An architecture instead of a model
 (preact_resnet18) has random weights, and its own predictions count as the labels.
+
+bounds: ibp, crown_ibp and crown against auto_LiRPA (benchmark_bounds.py). smoothing: against a plain loop in PyTorch
+(benchmark_smoothing.py).
 """
 
 import argparse
@@ -48,7 +53,7 @@ COLUMNS = ("attacked", "broken", "forwards", "gradients", "seconds")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["drive", "autoattack"])
+    parser.add_argument("what", choices=["drive", "autoattack", "bounds", "smoothing"])
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
@@ -57,13 +62,35 @@ def main() -> None:
     parser.add_argument("--model", action="append", help="a model of this package, more than once for several")
     parser.add_argument("--dataset", default="fashion_mnist_mini")
     parser.add_argument("--budget", action="append", help="more than once for several")
+    parser.add_argument("--peer-python", help="bounds: the Python that has PyTorch for auto_LiRPA")
+    parser.add_argument("--peer-path", help="bounds: the folder that auto_LiRPA lies in")
+    parser.add_argument("--cnn-a", help="bounds: a PyTorch file with the weights of a cnn_a for CIFAR-10")
+    parser.add_argument("--only-network", help="bounds: dense, residual or cnn_a")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 20, 200], help="bounds: images at once")
+    parser.add_argument("--images", type=int, default=16, help="smoothing")
+    parser.add_argument("--samples", type=int, default=10_000, help="smoothing: of each image")
     options = parser.parse_args()
     use_all_cores()
     print(
         f"{platform.processor() or platform.machine()}, {len(jax.local_devices())} x {jax.devices()[0].device_kind}; "
-        f"Python {platform.python_version()}, jax {version('jax')}, torch {version('torch')}; {options.examples} images"
+        f"Python {platform.python_version()}, jax {version('jax')}, torch {version('torch')}; "
+        f"{options.examples} images at most"
     )
-    {"drive": compare_drive, "autoattack": compare_autoattack}[options.what](options)
+    {"drive": compare_drive, "autoattack": compare_autoattack, "bounds": compare_bounds, "smoothing": compare_votes}[
+        options.what
+    ](options)
+
+
+def compare_bounds(options: argparse.Namespace) -> None:
+    import benchmark_bounds
+
+    benchmark_bounds.compare(options)
+
+
+def compare_votes(options: argparse.Namespace) -> None:
+    import benchmark_smoothing
+
+    benchmark_smoothing.compare(options, alternate)
 
 
 def compare_drive(options: argparse.Namespace) -> None:

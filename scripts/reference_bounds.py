@@ -77,12 +77,13 @@ def cnn_a(path: str) -> list:
 
 
 def ours(layers: list):
-    """The network for one image [C, H, W] in JAX."""
+    """The network for one image [H, W, C] in JAX, and its weights."""
     import jax
-    from jax import lax
+
+    from robustbench_jax.ops import layers as ops
 
     def conv(x, k, b, stride, pad):
-        return lax.conv_general_dilated(x[None], k, (stride,) * 2, [(pad, pad)] * 2)[0] + b[:, None, None]
+        return ops.conv(x, k, stride=stride, padding=pad) + b
 
     def apply(params, x):
         for (kind, fixed), w in zip(layers, params, strict=True):
@@ -93,10 +94,13 @@ def ours(layers: list):
             elif kind == "block":
                 x = x + conv(jax.nn.relu(conv(x, *w[:2], 1, 1)), *w[2:], 1, 1)
             else:
-                x = jax.nn.relu(x) if kind == "relu" else x.reshape(-1)
+                x = jax.nn.relu(x) if kind == "relu" else x.transpose(2, 0, 1).reshape(-1)
         return x
 
-    return apply, [[v for v in fixed if isinstance(v, np.ndarray)] for _, fixed in layers]
+    def own(weight):
+        return weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight
+
+    return apply, [[own(v) for v in fixed if isinstance(v, np.ndarray)] for _, fixed in layers]
 
 
 def theirs(layers: list):
@@ -142,10 +146,11 @@ def write(options) -> None:
         apply, params = ours(layers)
         model = Classifier(apply, params)
         x = np.random.default_rng(1).uniform(0.25, 0.75, (20, *shape)).astype(np.float32)
-        y = np.asarray(jax.vmap(model)(x)).argmax(-1)
+        own = np.moveaxis(x, 1, -1)
+        y = np.asarray(jax.vmap(model)(own)).argmax(-1)
         out |= {f"{name}/x": x, f"{name}/y": y, f"{name}/layers": np.array(layers, object)}
         for budget, eps in BUDGETS.items():
-            regions, rows = regions_of(x, build("budget", f"{budget}({eps!r})")), margin_rows(y, 10)
+            regions, rows = regions_of(own, build("budget", f"{budget}({eps!r})")), margin_rows(y, 10)
             for method in METHODS:
                 certifier, times = build("certifier", method), []
                 with jax.default_matmul_precision("highest"):

@@ -1,8 +1,8 @@
 """Bounds of many images at once: the kernels of ops/bounds over images and rows, one node after another.
 
 Rows are the entries of a node whose bounds matter; they go back through the network in chunks, so that memory does not
-grow with the size of a layer or the number of images.
-Shapes: B images, R rows, C classes; node shapes S.
+grow with the size of a layer or the number of images. Entries that depend on different things below go back as one row.
+Shapes: B images, R rows, M entries in one row, C classes; node shapes S.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustbench_jax.ops.bounds import interval, linear, slopes
+from robustbench_jax.ops.bounds import apart, interval, linear, slopes
 from robustbench_jax.ops.bounds.graph import Graph, read
 from robustbench_jax.ops.bounds.regions import Bounds, Region
 from robustbench_jax.ops.runtime import on_cpu, power_of_two
@@ -26,6 +26,7 @@ MEMORY = (
 )  # bytes of one array of coefficients, on CPU (beyond it malloc asks the system anew) and elsewhere
 RATE = 0.25  # first step of the ascent on slopes, which lie between 0 and 1
 FEWEST = 8  # rows that a chunk is not narrower than
+MANY = 128  # rows from which it is worth while to ask whether some may go back as one
 
 Known = dict[int, Bounds]
 
@@ -97,10 +98,9 @@ def crown(model: Classifier, regions: Region, known: Known, *, tighter: bool = F
 
 
 def indices(matter: np.ndarray) -> np.ndarray:
-    """int [B, R]: for each image the flat numbers of the true entries of [B, S], then -1; R is a power of two."""
+    """int [B, R]: for each image the flat numbers of the true entries of [B, S], then -1; R is the most of an image."""
     flat = matter.reshape(len(matter), -1)
-    most = int(flat.sum(1).max(initial=0))
-    out = np.full((len(flat), power_of_two(max(most, FEWEST)) if most else 0), -1, np.int32)
+    out = np.full((len(flat), int(flat.sum(1).max(initial=0))), -1, np.int32)
     for image, row in enumerate(flat):
         chosen = np.flatnonzero(row)
         out[image, : len(chosen)] = chosen
@@ -112,18 +112,68 @@ def bounds_of_rows(
 ) -> Bounds:
     """Bounds [B, R] of the entries `rows` of node `start`, in chunks."""
     earlier = {k: v for k, v in known.items() if k < start}
+    if (found := _together(form, model, regions, earlier, start, rows, steps)) is not None:
+        return found
     width = chunk_of(form, len(rows), rows.shape[1])
     parts = [
-        _rows(model, regions, earlier, rows[:, at : at + width], start, steps, ascent=steps > 0)
-        for at in range(0, rows.shape[1], width)
+        _rows(model, regions, earlier, part, start, steps, None, ascent=steps > 0)
+        for part in _chunks(rows[..., None], width)
     ]
-    return Bounds(*(np.concatenate([np.asarray(p[i]) for p in parts], axis=1) for i in range(2)))
+    return Bounds(*(np.concatenate([np.asarray(p[i]) for p in parts], axis=1)[:, : rows.shape[1]] for i in range(2)))
+
+
+def _together(
+    form: Structure, model: Classifier, regions: Region, known: Known, start: int, rows: np.ndarray, steps: int
+) -> Bounds | None:
+    """As `bounds_of_rows`, entries that are apart in one row; None where that does not halve the rows, or a bound is no
+    number, which would spread to its neighbours.
+    """
+    wanted, size = np.unique(rows[rows >= 0]).astype(np.int32), int(np.prod(form.shapes[start]))
+    if rows.shape[1] < MANY:
+        return None
+    one = regions.low[0]
+    sites = apart.sites(lambda e: jax.tree.map(np.asarray, _reach(model, one, e, start)), wanted, start, size)
+    if sites is None:
+        return None
+    matter = np.zeros((len(rows), size), bool)
+    image, at = np.nonzero(rows >= 0)
+    matter[image, rows[image, at]] = True
+    passes = [sites.passes(colour, matter) for colour in sites.colours]
+    counts = [p.shape[1] for p in passes]
+    if 2 * sum(counts) > rows.shape[1]:
+        return None
+    sizes = {number: int(np.prod(shape)) for number, shape in enumerate(form.shapes)}
+    width = _width(counts, chunk_of(form, len(rows), rows.shape[1]))
+    flat = [np.zeros((len(rows), size), regions.low.dtype) for _ in range(2)]
+    for colour, entries in zip(sites.colours, passes, strict=True):
+        shares = sites.shares(colour, sizes)
+        for part in _chunks(entries, width):
+            found = _rows(model, regions, known, part, start, steps, shares, ascent=steps > 0)
+            image, *place = np.nonzero(part >= 0)
+            for side, bound in enumerate(found):
+                flat[side][image, part[image, *place]] = np.asarray(bound)[image, *place]
+    if not all(np.isfinite(side).all() for side in flat):
+        return None
+    return Bounds(*(np.take_along_axis(side, np.maximum(rows, 0), 1) for side in flat))
+
+
+def _width(counts: list[int], most: int) -> int:
+    """The power of two, of at most so many rows, that carries these counts of rows with the least work."""
+    powers = [1 << k for k in range(2, most.bit_length())]
+    return min(powers, key=lambda w: sum(-(-count // w) * (w + 1) for count in counts))
+
+
+def _chunks(rows: np.ndarray, width: int) -> list[np.ndarray]:
+    """Rows [B, R, M] in parts of a width, the last one filled up with rows of nothing."""
+    short = -rows.shape[1] % width
+    filled = np.pad(rows, ((0, 0), (0, short), (0, 0)), constant_values=-1)
+    return np.split(filled, filled.shape[1] // width, axis=1)
 
 
 def chunk_of(form: Structure, images: int, rows: int) -> int:
-    """How many rows of each image go back at once."""
+    """How many rows of each image go back at once: a power of two."""
     fits = MEMORY[not on_cpu()] // (8 * form.widest * images)
-    return min(rows, max(FEWEST, 1 << max(int(fits), 1).bit_length() - 1))
+    return min(power_of_two(max(rows, FEWEST)), 1 << max(int(fits), FEWEST).bit_length() - 1)
 
 
 def scattered(old: Bounds, found: Bounds, rows: np.ndarray, tighter: bool) -> Bounds:
@@ -193,18 +243,33 @@ def _ambiguous(model: Classifier, regions: Region, bounds: Bounds, start: int) -
     return jax.vmap(one)(regions, bounds)
 
 
+@partial(jax.jit, static_argnames="start")
+def _reach(model: Classifier, image: jax.Array, entries: jax.Array, start: int) -> dict[int, jax.Array]:
+    return apart.reach(read(model, image), start, entries)
+
+
 @partial(jax.jit, static_argnames=("start", "ascent"))
 def _rows(
-    model: Classifier, regions: Region, known: Known, rows: jax.Array, start: int, steps: Any, ascent: bool
+    model: Classifier,
+    regions: Region,
+    known: Known,
+    rows: jax.Array,
+    start: int,
+    steps: Any,
+    shares: dict[int, jax.Array] | None,
+    ascent: bool,
 ) -> Bounds:
+    """Bounds [B, R] of the entries rows [B, R, 1], or [B, R, M] of [B, R, M] with the shares of each in a row."""
+
     def one(region, known, rows):
         graph = read(model, region.low)
-        unit = one_hot(rows, graph.nodes[start].shape, region.low.dtype)
-        both = jnp.concatenate([unit, -unit])
+        unit = ones_at(rows, graph.nodes[start].shape, region.low.dtype)
         if ascent:
-            found, _ = slopes.optimised(graph, start, both, known, region, steps, RATE)
+            both = jnp.concatenate([unit, -unit])
+            found, _ = slopes.optimised(graph, start, both, known, region, steps, RATE, shares=shares)
         else:
-            found = linear.least(graph, start, both, linear.lines_of(graph, known, region.box, {}), region)
+            lines = linear.lines_of(graph, known, region.box, {})
+            found = linear.least(graph, start, unit, lines, region, shares, signed=True)
         return Bounds(found[: len(rows)], -found[len(rows) :])
 
     return jax.vmap(one)(regions, known, rows)
@@ -221,9 +286,12 @@ def ascended_margins(model: Classifier, regions: Region, rows: jax.Array, known:
     return jax.vmap(one)(regions, rows, known)
 
 
-def one_hot(rows: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """[R, S]: one row for each flat entry; of zeros for -1."""
-    return jax.nn.one_hot(rows, int(np.prod(shape)), dtype=dtype).reshape(len(rows), *shape)
+def ones_at(rows: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """[R, S]: ones at the flat entries rows [R, M], of which -1 is none."""
+    size = int(np.prod(shape))
+    where = jnp.where(rows < 0, size, rows)
+    flat = jnp.zeros((len(rows), size), dtype).at[jnp.arange(len(rows))[:, None], where].set(1, mode="drop")
+    return flat.reshape(len(rows), *shape)
 
 
 def _dtype(model: Classifier) -> Any:

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 
 from robustbench_jax.ops.bounds import scalar
 from robustbench_jax.ops.bounds.graph import Graph, Node
-from robustbench_jax.ops.bounds.regions import Bounds, Region
+from robustbench_jax.ops.bounds.regions import Bounds, Region, total
 
 
 class Lines(NamedTuple):
-    """Below and above an operation of n inputs: n slopes [S] or [R, S] each, and an offset."""
+    """Below and above an operation of n inputs: n slopes [S] or [R, S] each, and an offset; a float stands for zero."""
 
     low: tuple[jax.Array, ...]
     low_offset: Any
@@ -57,26 +57,53 @@ def lines_of(graph: Graph, bounds: Mapping[int, Bounds], box: Bounds, alphas: Ma
     }
 
 
-def least(graph: Graph, start: int, rows: jax.Array, lines: Mapping[int, Lines], region: Region) -> jax.Array:
-    """[R]: lower bounds, on the region, of the linear functions rows [R, S] of the node `start`."""
-    coefficients, offset = carried(graph, start, rows, lines)
-    return offset + region.least(coefficients.get(0, jnp.zeros((len(rows), *graph.nodes[0].shape), rows.dtype)))
+def least(
+    graph: Graph,
+    start: int,
+    rows: jax.Array,
+    lines: Mapping[int, Lines],
+    region: Region,
+    shares: Mapping[int, jax.Array] | None = None,
+    signed: bool = False,
+) -> jax.Array:
+    """[R]: lower bounds, on the region, of the linear functions rows [R, S] of the node `start`.
+
+    shares {node: [M, S]}: each row is the sum of M that have no entries in common, and these are theirs (apart.py); the
+    bounds are [R, M] then. signed: of the rows and of the rows times -1, [2 R] or [2 R, M].
+    """
+    coefficients, offset = carried(graph, start, rows, lines, shares=shares, signed=signed)
+    a = coefficients.get(0, jnp.zeros((len(offset), *graph.nodes[0].shape), rows.dtype))
+    return offset + region.least(a, None if shares is None else shares[0])
 
 
 def carried(
-    graph: Graph, start: int, rows: jax.Array, lines: Mapping[int, Lines], until: int = 0, extra: Callable | None = None
+    graph: Graph,
+    start: int,
+    rows: jax.Array,
+    lines: Mapping[int, Lines],
+    until: int = 0,
+    extra: Callable | None = None,
+    shares: Mapping[int, jax.Array] | None = None,
+    signed: bool = False,
 ) -> tuple[dict[int, jax.Array], jax.Array]:
     """(coefficients by node, offset [R]) of rows carried back until only nodes up to `until` are left.
 
     extra(number, coefficients) -> coefficients is called at every node on the way, when its readers are all in.
+    shares, signed: as `least` says.
     """
-    waiting, offset = {start: rows}, jnp.zeros(len(rows), rows.dtype)
+    count = len(rows) * (2 if signed else 1)
+    waiting, offset = {start: rows}, jnp.zeros(count if shares is None else (count, 1), rows.dtype)
     for number in range(start, until, -1):
         if number not in waiting:
             continue
         a, node = waiting.pop(number), graph.nodes[number]
         a = a if extra is None else extra(number, a)
+        if signed and number == start and node.kind != "affine":
+            a = jnp.concatenate([a, -a])
         parts, moved = _affine(node, graph, a) if node.kind == "affine" else _through(a, lines[number])
+        moved = total(moved, None if shares is None else shares[number])
+        if signed and number == start and node.kind == "affine":  # linear: once for both
+            parts, moved = [jnp.concatenate([part, -part]) for part in parts], jnp.concatenate([moved, -moved])
         offset = offset + moved
         for source, part in zip(node.inputs, parts, strict=True):
             waiting[source] = waiting[source] + part if source in waiting else part
@@ -88,7 +115,8 @@ def at_inputs(graph: Graph, rows: jax.Array, bounds: list[Bounds], region: Regio
     node = graph.nodes[graph.output]
     if node.kind != "affine":
         return _minimum(rows, bounds[graph.output])
-    parts, offset = _affine(node, graph, rows)
+    parts, moved = _affine(node, graph, rows)
+    offset = total(moved)
     for a, number in zip(parts, node.inputs, strict=True):
         offset = offset + (_minimum(a, bounds[number]) if number else region.least(a))
     return offset
@@ -103,14 +131,15 @@ def _minimum(a: jax.Array, bounds: Bounds) -> jax.Array:
 def _affine(node: Node, graph: Graph, a: jax.Array) -> tuple[list[jax.Array], jax.Array]:
     zeros = [jnp.zeros(graph.nodes[i].shape, a.dtype) for i in node.inputs]
     constant, pull = jax.vjp(node.apply, *zeros)
-    return list(jax.vmap(pull)(a)), jnp.sum(a * constant, tuple(range(1, a.ndim)))
+    return list(jax.vmap(pull)(a)), a * constant
 
 
 def _through(a: jax.Array, lines: Lines) -> tuple[list[jax.Array], jax.Array]:
     positive, negative = jnp.maximum(a, 0), jnp.minimum(a, 0)
     parts = [positive * low + negative * high for low, high in zip(lines.low, lines.high, strict=True)]
-    moved = positive * lines.low_offset + negative * lines.high_offset
-    return parts, jnp.sum(moved, tuple(range(1, a.ndim)))
+    if isinstance(lines.low_offset, float):  # zero: the positive part is not needed by itself then
+        return parts, negative * lines.high_offset
+    return parts, positive * lines.low_offset + negative * lines.high_offset
 
 
 # Lines of each kind of operation.

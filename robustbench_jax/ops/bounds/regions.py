@@ -35,15 +35,17 @@ class Region:
     def box(self) -> Bounds:
         return Bounds(self.low, self.high)
 
-    def least(self, a: jax.Array) -> jax.Array:
-        """[R]: lower bounds of the linear functions a [R, D] on the region; exact for a box."""
-        axes = tuple(range(1, a.ndim))
+    def least(self, a: jax.Array, shares: jax.Array | None = None) -> jax.Array:
+        """[R]: lower bounds of the linear functions a [R, D] on the region; exact for a box.
+
+        shares [M, D]: those of the parts of a that are marked, [R, M].
+        """
         middle, radius = (self.low + self.high) / 2, (self.high - self.low) / 2
-        found = jnp.sum(a * middle, axes) - jnp.sum(jnp.abs(a) * radius, axes)
+        found = total(a * middle, shares) - total(jnp.abs(a) * radius, shares)
         if self.norm == "linf":
             return found
-        dual = jnp.sqrt(jnp.sum(a * a, axes)) if self.norm == "l2" else jnp.max(jnp.abs(a), axes)
-        return jnp.maximum(found, jnp.sum(a * self.x, axes) - self.eps * dual)
+        dual = jnp.sqrt(total(a * a, shares)) if self.norm == "l2" else _largest(jnp.abs(a), shares)
+        return jnp.maximum(found, total(a * self.x, shares) - self.eps * dual)
 
     def lowest(self, a: jax.Array) -> jax.Array:
         """A point [D] of the region where the linear function a [D] is small: the box's least, drawn into the ball."""
@@ -71,3 +73,18 @@ def around(x: jax.Array, budget: Any) -> Region:
 def boxed(low: jax.Array, high: jax.Array) -> Region:
     """The region of a box low <= x <= high."""
     return Region(low, high, (low + high) / 2, jnp.zeros((), low.dtype), "linf")
+
+
+def total(values: jax.Array, shares: jax.Array | None = None) -> jax.Array:
+    """[R]: the sums of values [R, S], or [R, M] of what is marked in them by the shares [M, S], flat."""
+    if shares is None:
+        return jnp.sum(values, tuple(range(1, values.ndim)))
+    marked = values.reshape(len(values), 1, -1) * shares.astype(values.dtype)
+    return jnp.sum(marked, -1)  # fuses with what makes the values, which a product of matrices does not
+
+
+def _largest(values: jax.Array, shares: jax.Array | None) -> jax.Array:
+    """[R] or [R, M]: the largest of values [R, S] that are not negative."""
+    if shares is None:
+        return jnp.max(values, tuple(range(1, values.ndim)))
+    return jnp.max(values.reshape(len(values), 1, -1) * shares, -1)

@@ -40,15 +40,19 @@ def bound(
     region: Region,
     weights: Weights,
     splits: Mapping[int, jax.Array],
+    shares: Mapping[int, jax.Array] | None = None,
 ) -> jax.Array:
-    """[R]: lower bounds of rows [R, S] of node `start` where splits[k] * (node k) >= 0; splits are -1, 0 or 1."""
+    """[R]: lower bounds of rows [R, S] of node `start` where splits[k] * (node k) >= 0; splits are -1, 0 or 1.
+
+    shares: as `linear.least` says; [R, M] then.
+    """
 
     def assume(number: int, a: jax.Array) -> jax.Array:
         return a - weights["beta"][number] * splits[number] if number in splits else a
 
     lines = linear.lines_of(graph, known, region.box, weights["alpha"])
-    coefficients, offset = linear.carried(graph, start, rows, lines, extra=assume)
-    return offset + region.least(coefficients[0])
+    coefficients, offset = linear.carried(graph, start, rows, lines, extra=assume, shares=shares)
+    return offset + region.least(coefficients[0], shares and shares[0])
 
 
 def optimised(
@@ -61,11 +65,12 @@ def optimised(
     rate: Any,
     weights: Weights | None = None,
     splits: Mapping[int, jax.Array] | None = None,
+    shares: Mapping[int, jax.Array] | None = None,
 ) -> tuple[jax.Array, Weights]:
-    """(best bounds [R], last weights) of `steps` steps of Adam from `weights`, or from CROWN's slopes."""
+    """(best bounds [R] or [R, M], last weights) of `steps` steps of Adam from `weights`, or from CROWN's slopes."""
     splits = splits or {}
     weights = initial(graph, start, known, len(rows), splits) if weights is None else weights
-    of = partial(bound, graph, start, rows, known, region, splits=splits)
+    of = partial(bound, graph, start, rows, known, region, splits=splits, shares=shares)
 
     def total(weights):
         found = of(weights=weights)
@@ -80,7 +85,7 @@ def optimised(
         return _feasible(weights), moments, jnp.fmax(best, found)
 
     moments = jax.tree.map(Moments.zero, weights)
-    nothing = jnp.full(len(rows), -jnp.inf, rows.dtype)
+    nothing = jnp.full((len(rows), *(shares[0].shape[:1] if shares else ())), -jnp.inf, rows.dtype)
     weights, _, best = jax.lax.fori_loop(0, steps, step, (weights, moments, nothing))
     return jnp.fmax(best, of(weights=weights)), weights
 
