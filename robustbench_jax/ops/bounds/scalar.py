@@ -7,7 +7,6 @@ by the mean value theorem. So every activation has sound bounds, and none needs 
 the grid's points are evaluated themselves.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -75,18 +74,16 @@ def lines(term: Any, low: jax.Array, high: jax.Array) -> tuple[tuple, tuple]:
     found, middle = grid(term, low, high), (low + high) / 2
     chord = (found.values[-1] - found.values[0]) / jnp.where(high > low, high - low, 1.0)
     chord = jnp.clip(chord, found.ranges.falling.min(0), found.ranges.rising.max(0))  # a short one is mostly rounding
-    slopes = [chord, jnp.zeros_like(chord), *found.slopes[::TANGENTS]]
-    below = above = None
-    for slope in slopes:
-        slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-        least, most = offset(found, slope)
-        below = _better(below, (slope, least), lambda s, o: s * middle + o)
-        above = _better(above, (slope, most), lambda s, o: -s * middle - o)
-    return below, above
+    slopes = jnp.stack([chord, jnp.zeros_like(chord), *found.slopes[::TANGENTS]])
+    slopes = jnp.where(jnp.isfinite(slopes), slopes, 0.0)
+    least, most = jax.vmap(lambda slope: offset(found, slope))(slopes)
+    below = _taken(jnp.nanargmax(slopes * middle + least, 0), slopes, least)
+    return below, _taken(jnp.nanargmin(slopes * middle + most, 0), slopes, most)
 
 
-def _better(best: tuple | None, new: tuple, score: Callable) -> tuple:
-    if best is None:
-        return new
-    wins = score(*new) > score(*best)
-    return tuple(jnp.where(wins, n, b) for n, b in zip(new, best, strict=True))
+def _taken(which: jax.Array, slopes: jax.Array, offsets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(slope, offset) number `which` [...] of [T, ...], by one index: compilers may decide a comparison that is nearly
+    a tie twice, and otherwise, and then the slope would not be that of the offset.
+    """
+    slope, given = (jnp.take_along_axis(leaf, which[None], 0)[0] for leaf in (slopes, offsets))
+    return slope, given
