@@ -21,14 +21,14 @@ def descended(
     regions [B]; rows [B, K, C]; offsets [B, K]. The point lies in its region.
     """
     best, least = x, jnp.full(len(x), jnp.inf)
-    for step in range(steps + 1):
-        length = FIRST + (LAST - FIRST) * step / max(steps, 1)
-        x, best, least = _step(model, regions, rows, offsets, x, best, least, length)
+    for t in range(steps + 1):
+        length = FIRST + (LAST - FIRST) * t / max(steps, 1)
+        x, best, least = step(model, regions, rows, offsets, x, best, least, length)
     return np.asarray(least), np.asarray(best)
 
 
 @jax.jit
-def _step(model: Classifier, regions: Region, rows, offsets, x, best, least, length):
+def step(model: Classifier, regions: Region, rows, offsets, x, best, least, length):
     def total(x):
         values = jnp.max(jnp.einsum("bkc,bc->bk", rows, jax.vmap(model)(x)) + offsets, -1)
         return jnp.sum(values), values

@@ -54,7 +54,7 @@ class Reduction:
             piecewise = kind in ("relu", "maximum")
             for slot in range(2) if kind == "product" else (len(inputs) - 1,):
                 low, high = self.bounds(inputs[slot])
-                entries = np.flatnonzero((low < 0) & (high > 0)) if piecewise else np.arange(low.size)
+                entries = np.flatnonzero(~((low >= 0) | (high <= 0))) if piecewise else np.arange(low.size)
                 if len(entries):
                     found.append(Group(number, slot, inputs[slot], piecewise, entries))
         return found
@@ -74,29 +74,27 @@ class Reduction:
 
     def rows(self, start: int, rows: np.ndarray, groups: int) -> np.ndarray:
         """[R, 1 + D + neurons of that many groups]: rows [R, S] of a node as functions of the input and neurons."""
-        width = min(CHUNK, power_of_two(len(rows)))
-        parts = []
-        for at in range(0, len(rows), width):
-            part = np.zeros((width, *rows.shape[1:]), np.float32)
-            part[: len(rows) - at] = rows[at : at + width]
-            offset, at_input, seen = _reached(self.model, self.region, self.known, part, start)
-            columns = [np.asarray(offset)[:, None], np.asarray(at_input).reshape(width, -1)]
-            for group in self.groups[:groups]:
-                column = np.zeros((width, group.size), np.float32)
-                if group.operation in seen:
-                    reached = np.asarray(seen[group.operation]).reshape(width, -1)
-                    column[:, : len(group.entries)] = reached[:, group.entries]
-                columns.append(column)
-            parts.append(np.concatenate(columns, 1)[: len(rows) - at])
-        return np.concatenate(parts)
+        filled = np.zeros((power_of_two(len(rows)), *rows.shape[1:]), np.float32)
+        filled[: len(rows)] = rows
+        offset, at_input, seen = _reached(self.model, self.region, self.known, filled, start)
+        columns = [np.asarray(offset)[:, None], np.asarray(at_input).reshape(len(filled), -1)]
+        for group in self.groups[:groups]:
+            column = np.zeros((len(filled), group.size), np.float32)
+            if group.operation in seen:
+                reached = np.asarray(seen[group.operation]).reshape(len(filled), -1)
+                column[:, : len(group.entries)] = reached[:, group.entries]
+            columns.append(column)
+        return np.concatenate(columns, 1)[: len(rows)]
 
     def matrix(self, number: int) -> np.ndarray:
         """What a group of neurons reads, with rows of zeros for its filling."""
         group = self.groups[number]
-        shape = self.form.shapes[group.source]
-        unit = np.zeros((len(group.entries), int(np.prod(shape))), np.float32)
-        unit[np.arange(len(unit)), group.entries] = 1
-        found = self.rows(group.source, unit.reshape(-1, *shape), number)
+        shape, parts = self.form.shapes[group.source], []
+        for entries in np.split(group.entries, range(CHUNK, len(group.entries), CHUNK)):
+            unit = np.zeros((CHUNK, int(np.prod(shape))), np.float32)
+            unit[np.arange(len(entries)), entries] = 1
+            parts.append(self.rows(group.source, unit.reshape(-1, *shape), number)[: len(entries)])
+        found = np.concatenate(parts)
         return np.pad(found, ((0, group.size - len(found)), (0, 0)))
 
     def reduced(self) -> Reduced:
@@ -121,7 +119,7 @@ class Reduction:
             for name, value in values.items():
                 full = np.broadcast_to(np.asarray(value), self.form.shapes[group.operation]).ravel()
                 filling = (0, group.size - len(group.entries))
-                parts.setdefault(name, []).append(np.pad(full[group.entries], filling))
+                parts[name].append(np.pad(full[group.entries], filling))
         joined = {name: jnp.asarray(np.concatenate(part)) for name, part in parts.items()}
         matrices = [jnp.asarray(self.matrix(number)) for number in range(len(self.groups))]
         flat = Region(*(jnp.ravel(x) for x in (self.region.low, self.region.high, self.region.x)), *self.rest)

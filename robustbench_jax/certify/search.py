@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustbench_jax.certify.descent import descended
-from robustbench_jax.certify.pool import Pool
+from robustbench_jax.certify import descent
+from robustbench_jax.certify.pool import Domains, Pool
 from robustbench_jax.certify.reduction import Reduction
 from robustbench_jax.ops.bounds import reduced
 from robustbench_jax.ops.bounds.reduced import Reduced, Weights
@@ -28,7 +28,7 @@ ROOT_RATE, RATE = 0.25, 0.1  # first step of the ascent, on slopes from 0 to 1
 PATIENCE = 10  # times the steps for a domain whose ReLUs are all decided
 FEWEST = 16  # problems that a call has room for
 POINTS, DESCENT = 8, 10  # points of each call that are tried as counterexamples, and steps from each
-LARGEST = 2**28  # entries of the matrices of a region that is searched
+LARGEST = 2**27  # entries of the matrices of a region that is searched
 
 
 @record
@@ -63,6 +63,7 @@ class Search:
 
     def begin(self) -> None:
         """Bounds the roots, for each problem from the best of its rows."""
+        began, before = time.perf_counter(), _programs()
         count, each, _ = self.problems.rows.shape
         neurons = len(self.net.low)
         problem = np.repeat(np.arange(count, dtype=np.int32), each)
@@ -76,17 +77,19 @@ class Search:
         best = lower.reshape(count, each).argmax(-1) + each * np.arange(count)
         start = Weights(alpha[best], nothing[best], mix[best])
         self.bound(np.full(count, -np.inf), problem[best], sign[best], start, ROOT_STEPS, ROOT_RATE)
+        if _programs() == before:
+            self.seconds += time.perf_counter() - began
 
     @property
     def open(self) -> bool:
         """Whether all problems may still be proved."""
-        return len(self.pool) > 0 and not self.attacked and not np.isfinite(self.floor).any()
+        return len(self.pool) > 0 and not self.attacked and bool((self.floor == np.inf).all())
 
     @property
     def lower(self) -> np.ndarray:
         """float[P]; of a problem that is proved, at least its slack; of one with a counterexample -inf."""
         found = np.minimum(self.floor, self.pool.least(len(self.floor)))
-        found = np.where(np.isfinite(found) | (found < 0), found, self.problems.slack)
+        found = np.where(found == np.inf, self.problems.slack, found)
         if self.attacked:
             found[self.which] = -np.inf
         return found
@@ -94,42 +97,41 @@ class Search:
     @property
     def proved(self) -> np.ndarray:
         """bool[P]."""
-        proved = np.isinf(self.floor) & np.isinf(self.pool.least(len(self.floor)))
+        proved = np.minimum(self.floor, self.pool.least(len(self.floor))) == np.inf
         if self.attacked:
             proved[self.which] = False
         return proved
 
     def split(self) -> None:
         """Splits the worst domains, as many as one call takes."""
-        began = time.perf_counter()
+        began, before = time.perf_counter(), _programs()
         batch = self.pool.worst(WIDTH // 2)
-        count = len(batch.lower)
-        width = NARROW // 2 if count <= NARROW // 2 else WIDTH // 2
-        before = chosen._cache_size()
-        filled = batch.filled(width)
-        which = chosen(self.net, self.rows, filled.problem, filled.sign, filled.weights, self.enough(filled.problem))
-        which = np.asarray(which)[:count]
-        if chosen._cache_size() == before:
-            self.seconds += time.perf_counter() - began
-        neurons = len(self.net.low)
-        levels = min(max((WIDTH // count).bit_length() - 1, 1), which.shape[1])
+        which, neurons = self.best(batch), len(self.net.low)
         whole = which[:, 0] == neurons
         if whole.any():
             self.last(batch.taken(whole))
         parts, which = batch.taken(~whole), which[~whole]
-        if not len(parts.lower):
-            return
-        for level in range(levels):
-            at = which[:, level]
-            parts = parts.halved(at, at < neurons)
-            which = np.concatenate([which, which[at < neurons]])
-        self.bound(parts.lower, parts.problem, parts.sign, parts.weights, self.steps, RATE)
+        if len(which):
+            for level in range(min((WIDTH // len(which)).bit_length() - 1, which.shape[1])):
+                at = which[:, level]
+                parts = parts.halved(at, at < neurons)
+                which = np.concatenate([which, which[at < neurons]])
+            self.bound(*parts, self.steps, RATE)
+        if _programs() == before:
+            self.seconds += time.perf_counter() - began
 
-    def last(self, batch) -> None:
+    def best(self, batch: Domains) -> np.ndarray:
+        """int [B, tried]: the neurons to split, the best first, N for none."""
+        count, neurons = len(batch.lower), len(self.net.low)
+        if not neurons:
+            return np.zeros((count, 1), int)
+        filled = batch.filled(NARROW // 2 if count <= NARROW // 2 else WIDTH // 2)
+        which = chosen(self.net, self.rows, filled.problem, filled.sign, filled.weights, self.enough(filled.problem))
+        return np.asarray(which)[:count]
+
+    def last(self, batch: Domains) -> None:
         """Bounds domains that cannot be split."""
-        lower, _, _ = self.bounded(
-            batch.lower, batch.problem, batch.sign, batch.weights, PATIENCE * self.steps, ROOT_RATE
-        )
+        lower, *_ = self.bounded(*batch, PATIENCE * self.steps, ROOT_RATE)
         left = ~(lower > self.problems.slack[batch.problem])
         np.minimum.at(self.floor, batch.problem[left], lower[left])
 
@@ -149,14 +151,11 @@ class Search:
         """(lower [B], weights, x [B, D]), on the host; never below the bounds [B] given."""
         found = []
         for at in range(0, len(problem), WIDTH):
-            began, before = time.perf_counter(), ascended._cache_size()
             part = np.arange(at, min(at + WIDTH, len(problem)))
             filled = np.resize(part, NARROW if len(part) <= NARROW else WIDTH)
             of, signs, start = taken((problem, sign, weights), filled)
             out = ascended(self.net, self.rows, of, signs, start, self.enough(of), steps, rate)
             found.append(taken(out, np.arange(len(part))))
-            if ascended._cache_size() == before:
-                self.seconds += time.perf_counter() - began
         better, weights, x = jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
         np.add.at(self.domains, problem, 1)
         return np.fmax(np.asarray(lower, np.float32), better), weights, x
@@ -165,10 +164,15 @@ class Search:
         """Tries points [B, D] on the model, with a short descent from each."""
         problem, x = fill(problem, POINTS), jnp.asarray(fill(x, POINTS).reshape(POINTS, *self.shape))
         rows, offsets = self.problems.rows[problem], self.problems.offsets[problem]
-        value, x = descended(self.model, self.regions, x, rows, offsets, DESCENT)
-        if value.min() <= 0:
+        value, x = descent.descended(self.model, self.regions, x, rows, offsets, DESCENT)
+        if value.min() < 0:
             at = int(value.argmin())
             self.attacked, self.which, self.x_adv = True, int(problem[at]), x[at]
+
+
+def _programs() -> int:
+    """How many have been compiled."""
+    return ascended._cache_size() + chosen._cache_size() + descent.step._cache_size()
 
 
 def taken(tree, which: np.ndarray):

@@ -163,7 +163,8 @@ class _Task:
                 if reduction.entries > LARGEST:
                     continue
                 numbers = np.array(left)
-                search = Search(self.model, reduction, Problems(*self.halfspaces(numbers), slack[numbers]), STEPS)
+                asked = counterexamples.halfspaces([self.cases[i] for i in numbers])
+                search = Search(self.model, reduction, Problems(*asked, slack[numbers]), STEPS)
                 search.begin()
                 searches.append((numbers, search))
             else:

@@ -74,7 +74,7 @@ def carried(net: Reduced, rows: jax.Array, sign: jax.Array, alpha: jax.Array, be
         offset += jnp.sum(positive * lowest[:, part] + negative * highest[:, part], -1)
         rows = rows + (positive * below[:, part] + negative * above[:, part] - assumed[:, part]) @ matrix
         seen.insert(0, a)
-    seen = jnp.concatenate(seen, -1) if seen else jnp.zeros_like(sign)
+    seen = jnp.concatenate(seen, -1) if seen else sign
     return Carried(rows[:, 0] + offset + net.region.least(rows[:, 1:]), seen, rows[:, 1:])
 
 
