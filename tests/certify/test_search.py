@@ -31,7 +31,7 @@ def of(net):
     keys = jax.random.split(jax.random.key(3), 5)
     shapes = {"a": (2, 12), "b": (12,), "c": (12, 12), "d": (12,), "e": (12, 3)}
     model = Classifier(net, {name: jax.random.normal(k, s) for k, (name, s) in zip(keys, shapes.items(), strict=True)})
-    region = boxed(jnp.array([0.3, 0.3]), jnp.array([0.5, 0.5]))
+    region = boxed(jnp.array([0.3, 0.3]), jnp.array([0.8, 0.8]))
     many = jax.tree.map(lambda leaf: leaf[None], region)
     known = bounding.plain(model, many, ROWS)[1]
     plain = bounding.linear_margins(model, many, ROWS, known)
@@ -56,7 +56,7 @@ def test_any_slopes_and_multipliers_even_in_half_precision_bound_all_points_of_a
     small, params = made.reduced(), model.params
     rows = jnp.asarray(made.rows(made.form.output, ROWS[0], len(made.groups)))
     rng = np.random.default_rng(0)
-    x = rng.uniform(0.3, 0.5, (20_000, 2)).astype(np.float32)
+    x = rng.uniform(0.3, 0.8, (20_000, 2)).astype(np.float32)
     values = np.asarray(jax.vmap(model)(x)) @ ROWS[0].T
     first = x @ params["a"] + params["b"]
     second = np.maximum(first, 0) @ params["c"] + params["d"]
