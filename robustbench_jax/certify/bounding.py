@@ -5,7 +5,6 @@ grow with the size of a layer or the number of images. Entries that depend on di
 Shapes: B images, R rows, M entries in one row, C classes; node shapes S.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,7 +40,11 @@ class Structure:
     shapes: tuple[tuple[int, ...], ...]
     needed: tuple[int, ...]
     exact: frozenset[int]
-    relus: tuple[tuple[int, int], ...]
+    operations: tuple[tuple[int, str, tuple[int, ...]], ...]
+
+    @property
+    def output(self) -> int:
+        return len(self.shapes) - 1
 
     @property
     def widest(self) -> int:
@@ -59,9 +62,9 @@ def structure(model: Classifier, shape: tuple[int, ...]) -> Structure:
     jax.eval_shape(trace, model, jax.ShapeDtypeStruct(shape, _dtype(model)))
     nodes = seen[0].nodes
     first = {i for i, n in enumerate(nodes) if n.kind == "affine" and set(n.inputs) == {0} and n.mixing <= 1}
-    relus = [(i, n.inputs[-1]) for i, n in enumerate(nodes) if n.kind in ("relu", "maximum")]
+    operations = tuple((i, n.kind, n.inputs) for i, n in enumerate(nodes) if n.kind in linear.LINES)
     shapes = tuple(n.shape for n in nodes)
-    return Structure(shapes, linear.needed(seen[0]), frozenset(first | {0}), tuple(relus))
+    return Structure(shapes, linear.needed(seen[0]), frozenset(first | {0}), operations)
 
 
 def first_layers(model: Classifier, regions: Region) -> Known:
@@ -300,30 +303,45 @@ def _dtype(model: Classifier) -> Any:
 
 
 def in_turn(
-    model: Classifier,
-    regions: Region,
-    rows: jax.Array,
-    steps: int,
-    inner_steps: int,
-    decided: Callable[[np.ndarray], np.ndarray] = lambda found: found.min(-1) > 0,
+    model: Classifier, regions: Region, rows: np.ndarray, steps: int, inner_steps: int
 ) -> tuple[np.ndarray, Known]:
     """(margins [B, R], bounds of the needed nodes): intervals, CROWN, then ascent on what CROWN leaves open.
 
-    Each is at least as good as the one before; images whose margins are `decided` by CROWN, bool [B], are not ascended.
+    Each is at least as good as the one before; images whose margins CROWN proves are not ascended.
     """
+    found, known = plain(model, regions, rows)
+    return ascended(model, regions, rows, found, known, np.flatnonzero(~(found.min(-1) > 0)), steps, inner_steps)
+
+
+def plain(model: Classifier, regions: Region, rows: np.ndarray) -> tuple[np.ndarray, Known]:
+    """(margins [B, R], bounds of the needed nodes) by intervals and by CROWN, the better of both."""
     known = first_layers(model, regions)
     found = np.asarray(interval_margins(model, regions, rows, known))
-    plain = crown(model, regions, known)
-    found = np.fmax(found, linear_margins(model, regions, rows, plain))
-    known = {number: interval.intersected(known[number], plain[number]) for number in known}
-    open_ = np.flatnonzero(~decided(found))
-    if len(open_):
-        those = np.resize(open_, power_of_two(len(open_)))
-        part = jax.tree.map(lambda leaf: leaf[those], (regions, rows, known))
-        better = crown(model, part[0], part[2], tighter=True, steps=inner_steps)
-        margins = np.asarray(ascended_margins(model, part[0], part[1], better, steps))[: len(open_)]
-        found[open_] = np.fmax(found[open_], margins)
-        known = {k: Bounds(*(_put(b, open_, n) for b, n in zip(known[k], better[k], strict=True))) for k in known}
+    by_lines = crown(model, regions, known)
+    found = np.fmax(found, linear_margins(model, regions, rows, by_lines))
+    return found, {number: interval.intersected(known[number], by_lines[number]) for number in known}
+
+
+def ascended(
+    model: Classifier,
+    regions: Region,
+    rows: np.ndarray,
+    found: np.ndarray,
+    known: Known,
+    which: np.ndarray,
+    steps: int,
+    inner_steps: int,
+) -> tuple[np.ndarray, Known]:
+    """What `plain` found, with ascent on the slopes of the images `which`."""
+    found = np.array(found)
+    if not len(which):
+        return found, known
+    those = np.resize(which, power_of_two(len(which)))
+    part = jax.tree.map(lambda leaf: leaf[those], (regions, rows, known))
+    better = crown(model, part[0], part[2], tighter=True, steps=inner_steps)
+    margins = np.asarray(ascended_margins(model, part[0], part[1], better, steps))[: len(which)]
+    found[which] = np.fmax(found[which], margins)
+    known = {k: Bounds(*(_put(b, which, n) for b, n in zip(known[k], better[k], strict=True))) for k in known}
     return found, known
 
 

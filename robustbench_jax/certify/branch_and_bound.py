@@ -2,36 +2,44 @@
 
 Reference: Wang et al., NeurIPS 2021, arXiv:2103.06624 (beta-CROWN); Bunel et al., JMLR 2020, arXiv:1909.06588. Bounds
 of layers before the last are those of the whole region, from `alpha_crown`. Complete for networks of affine layers,
-ReLUs and maxima up to the limits of time, domains and float32; a domain that stays open with every ReLU decided leaves
-its image undecided.
+ReLUs and maxima up to the limits of time, domains, memory and float32; a domain that stays open with every ReLU decided
+leaves its image undecided.
 """
 
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from robustbench_jax.certify import bounding, search
+from robustbench_jax.certify import bounding
 from robustbench_jax.certify.bounded import BALLS, CLOSE, BoundCertifier, margin_rows, regions_of, slices
+from robustbench_jax.certify.descent import descended
+from robustbench_jax.certify.reduction import Reduction
+from robustbench_jax.certify.search import LARGEST, Problems, Search
 from robustbench_jax.ops.bounds.regions import Region
 from robustbench_jax.ops.judge import predict
-from robustbench_jax.ops.runtime import Runtime
+from robustbench_jax.ops.runtime import power_of_two
 from robustbench_jax.registry import register
 from robustbench_jax.types import Certificate, Classifier, record, require_positive
 
 SLACK = CLOSE / 10  # what a margin must exceed, as a share of the size of the logits: float32 decides
+ALPHA_STEPS = 30  # of ascent on the margins before any split, as in alpha_crown
+DESCENT = 50  # steps of an attack on each margin that CROWN leaves open
+TOGETHER = 64  # margins that are attacked in one call
 
 
 @register("certifier", "branch_and_bound", paper="wang2021", budgets=BALLS)
 @record
 class BranchAndBound(BoundCertifier):
     """timeout: seconds of search for each image; domains: at most so many for each class of an image; steps: of ascent
-    in each domain. An image with a counterexample is not searched further. Never below `alpha_crown`.
+    in each domain; inner_steps: for each bound of a layer before. An image with a counterexample is not bounded
+    further; of all others the margin is never below that of `alpha_crown`.
     """
 
     timeout: float = 10.0
     domains: int = 100_000
-    steps: int = 10
+    steps: int = 5
     inner_steps: int = 4
 
     def __post_init__(self):
@@ -50,6 +58,7 @@ class BranchAndBound(BoundCertifier):
                 rows = margin_rows(np.asarray(y)[part], logits.shape[-1])
                 parts.append(self.of_slice(model, x[part], rows, budget, slack[part], runtime))
                 report(int(part[-1]) + 1)
+        large = sum(int(p.pop("large")) for p in parts)
         joined = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
         return Certificate(
             certified=(joined["margin"] >= slack) & ~joined["attacked"],
@@ -60,82 +69,70 @@ class BranchAndBound(BoundCertifier):
             x_adv=joined["x_adv"],
             seconds=joined["seconds"],
             counts={"domains": int(joined["domains"].sum())},
+            flags=(f"{large} images have too many neurons to be searched",) if large else (),
         )
 
     def of_slice(self, model, x, rows, budget, slack, runtime) -> dict[str, np.ndarray]:
-        """margin, attacked, x_adv, seconds and domains of images that are bounded together."""
+        """margin, attacked, x_adv, seconds and domains of images that are bounded together; how many are too large."""
         count, started = len(x), time.perf_counter()
         padded = np.resize(np.arange(count), runtime.fit(count))
-        regions = regions_of(x[padded], budget)
-        margins, known = bounding.in_turn(model, regions, rows[padded], 3 * self.steps, self.inner_steps)
-        margins = margins[:count]
-        found = {
-            "seconds": np.full(count, (time.perf_counter() - started) / count),
-            "attacked": np.zeros(count, bool),
-            "x_adv": np.zeros(x.shape, np.float32),
-            "domains": np.zeros(count, int),
-        }
-        image, target = np.nonzero(margins <= slack[:, None])
-        if len(image):
-            open_ = rows[image, target][:, None]
-            problems = search.Problems(
-                regions, known, image.astype(np.int32), open_, np.zeros(open_.shape[:2], np.float32)
-            )
-            proof = search.prove(model, problems, group=image, slack=slack[image], **self.limits)
-            margins[image, target] = np.maximum(margins[image, target], proof.lower)
-            np.add.at(found["seconds"], image, proof.seconds)
-            np.add.at(found["domains"], image, proof.domains)
-            lost = proof.attacked
-            found["attacked"][image[lost]], found["x_adv"][image[lost]] = True, proof.x_adv[lost]
+        regions, filled = regions_of(x[padded], budget), rows[padded]
+        margins, known = bounding.plain(model, regions, filled)
+        attacked, x_adv = lost(model, regions, rows, ~(margins[:count] > slack[:, None]))
+        open_ = np.flatnonzero(~attacked & ~(margins[:count].min(-1) > slack))
+        margins, known = bounding.ascended(model, regions, filled, margins, known, open_, ALPHA_STEPS, self.inner_steps)
+        margins, large = np.array(margins[:count]), 0
+        seconds, domains = np.full(count, (time.perf_counter() - started) / count), np.zeros(count, int)
+        for image in open_:
+            targets = np.flatnonzero(~(margins[image] > slack[image]))
+            if not len(targets):
+                continue
+            began = time.perf_counter()
+            search = self.of_image(model, one(regions, image), one(known, image), rows[image, targets], slack[image])
+            if search is None:
+                large += 1
+                continue
+            margins[image, targets] = np.fmax(margins[image, targets], search.lower)
+            attacked[image], x_adv[image] = search.attacked, search.x_adv
+            domains[image] = search.domains.sum()
+            seconds[image] += time.perf_counter() - began
+        found = {"seconds": seconds, "attacked": attacked, "x_adv": x_adv, "domains": domains, "large": large}
         return found | {"margin": margins.min(-1)}
 
-    @property
-    def limits(self) -> dict:
-        return {"timeout": self.timeout, "limit": int(self.domains), "steps": int(self.steps)}
-
-
-def prove(
-    model: Classifier,
-    regions: Region,
-    rows: np.ndarray,
-    offsets: np.ndarray,
-    *,
-    deadline: float,
-    runtime: Runtime,
-    limit: int = 10**7,
-    steps: int = 10,
-    inner_steps: int = 4,
-) -> search.Proof:
-    """Searches problems each in a region of its own: max_k(rows[k] . logits + offsets[k]) > 0.
-
-    regions [P]; rows [P, K, C]; offsets [P, K]; deadline: by time.monotonic().
-    """
-    with jax.default_matmul_precision("highest"):
-        size = np.abs(rows).sum(-1).max(-1) * np.maximum(np.abs(_logits(model, regions)).max(-1), 1.0)
-        slack = SLACK * size
-        found, known = bounding.in_turn(
-            model, regions, rows, 3 * steps, inner_steps, lambda found: (found + offsets).max(-1) > slack
+    def of_image(self, model, region, known, rows: np.ndarray, slack: float) -> Search | None:
+        """The search of rows [P, C] of one image; None where its matrices would be too large."""
+        reduction = Reduction(model, region, known)
+        if reduction.entries > LARGEST:
+            return None
+        count = len(rows)
+        search = Search(
+            model,
+            reduction,
+            Problems(rows[:, None], np.zeros((count, 1), np.float32), np.full(count, slack)),
+            int(self.steps),
         )
-        lower = (found + offsets).max(-1)
-        open_ = np.flatnonzero(lower <= slack)
-        proof = search.Proof.of(lower, lower > slack, regions.low.shape[1:])
-        if len(open_):
-            problems = search.Problems(regions, known, open_.astype(np.int32), rows[open_], offsets[open_])
-            timeout = max(deadline - time.monotonic(), 0.0)
-            part = search.prove(
-                model,
-                problems,
-                group=np.zeros(len(open_), int),
-                timeout=timeout,
-                limit=limit,
-                steps=steps,
-                slack=slack[open_],
-            )
-            for name, values in vars(part).items():
-                getattr(proof, name)[open_] = values
-    return proof
+        search.begin()
+        while search.open and search.seconds < self.timeout and search.domains.max() < self.domains:
+            search.split()
+        return search
 
 
-@jax.jit
-def _logits(model: Classifier, regions: Region) -> jax.Array:
-    return jax.vmap(model)(regions.x)
+def one(tree, at):
+    """The entry at this number, or those at these, of all arrays."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[at], tree)
+
+
+def lost(model: Classifier, regions: Region, rows: np.ndarray, open_: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(bool [B], points float32[B, D]): images of which descent finds a margin of at most 0 among those open [B, R]."""
+    attacked, x_adv = np.zeros(len(rows), bool), np.zeros((len(rows), *regions.low.shape[1:]), np.float32)
+    image, target = np.nonzero(open_)
+    for at in range(0, len(image), TOGETHER):
+        i, t = image[at : at + TOGETHER], target[at : at + TOGETHER]
+        filled = np.resize(np.arange(len(i)), min(TOGETHER, power_of_two(len(i))))
+        part = one(regions, i[filled])
+        asked = rows[i, t][filled][:, None]
+        value, x = descended(model, part, part.x, asked, np.zeros((len(filled), 1), np.float32), DESCENT)
+        value, x = value[: len(i)], x[: len(i)]
+        met = value < 0
+        attacked[i[met]], x_adv[i[met]] = True, x[met]
+    return attacked, x_adv

@@ -1,246 +1,199 @@
-"""Branch and bound: problems of many images in one queue, their domains bounded in batches.
+"""Branch and bound of the problems of one region: open domains in a pool, bounded in batches.
 
-A problem asks whether max_k(rows[k] . logits + offsets[k]) > 0 on all of a region. Its worst domain is split where the
-lines cost most, both halves are bounded, and what is proved is dropped; when nothing is left the problem is proved. The
-point where a domain's linear bound is least is tried on the model: it may be a counterexample. Problems of one group
-(the classes of one image) share a time limit, and none is pursued when one of them is lost.
-Shapes: P problems, K rows, C classes, D input shape, B domains of one call, L splits.
+A problem asks whether max_k(rows[k] . logits + offsets[k]) > 0 on all of the region. The worst domains are split where
+that helps their bounds most, in two or, while they are few, in as many as fill a batch; each part goes on from the
+slopes and multipliers of what it is part of. What is proved is dropped; when nothing is left all problems are proved.
+The points where linear bounds are least are tried on the model: one of them may be a counterexample.
+Shapes: P problems, K rows, C classes, D input shape, N neurons, W columns, B domains of one call.
 """
 
-import heapq
-import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustbench_jax.certify.bounding import RATE, Known
-from robustbench_jax.ops.bounds import domains, slopes
-from robustbench_jax.ops.bounds.graph import read
-from robustbench_jax.ops.bounds.regions import Region
+from robustbench_jax.certify import descent
+from robustbench_jax.certify.pool import Domains, Pool
+from robustbench_jax.certify.reduction import Reduction
+from robustbench_jax.ops.bounds import reduced
+from robustbench_jax.ops.bounds.reduced import Reduced, Weights
 from robustbench_jax.ops.runtime import power_of_two
 from robustbench_jax.types import Classifier, record
 
-NARROW, WIDTH = 16, 128  # domains that are bounded in one call: each form is compiled once
-SHORTEST, LONGER = 16, 4  # splits that a call has room for: so many, or a power of LONGER times that
-ROOT_STEPS = 40
-DESCENT = 50  # steps of an attack on each problem before it is searched
-PATIENCE = 8  # times the steps for a domain whose ReLUs are all decided
+NARROW, WIDTH = 16, 256  # domains that are bounded in one call: each form is compiled once
+TRIED = 4  # neurons that may be split, in each domain
+ROOT_STEPS = 60
+ROOT_RATE, RATE = 0.25, 0.1  # first step of the ascent, on slopes from 0 to 1
+PATIENCE = 10  # times the steps for a domain whose ReLUs are all decided
+FEWEST = 16  # problems that a call has room for
+POINTS, DESCENT = 8, 10  # points of each call that are tried as counterexamples, and steps from each
+LARGEST = 2**27  # entries of the matrices of a region that is searched
 
 
 @record
 class Problems:
-    """region [I]: of each image; known: its bounds; image int[P]; rows [P, K, C]; offsets [P, K]."""
+    """What is asked about one region. rows [P, K, C]; offsets [P, K]; slack float[P]: what a bound must exceed."""
 
-    region: Region
-    known: Known
-    image: np.ndarray
     rows: np.ndarray
     offsets: np.ndarray
-
-
-@dataclass
-class Proof:
-    """lower float[P]: what is proved so far; proved bool[P]; attacked bool[P] with x_adv float[P, D]; seconds float[P]:
-    each problem's share; domains int[P]: how many were bounded.
-    """
-
-    lower: np.ndarray
-    proved: np.ndarray
-    attacked: np.ndarray
-    x_adv: np.ndarray
-    seconds: np.ndarray
-    domains: np.ndarray
-
-    @classmethod
-    def of(cls, lower: np.ndarray, proved: np.ndarray, shape: tuple[int, ...]) -> "Proof":
-        """Before any search, for points of this shape."""
-        count = len(lower)
-        nothing = np.zeros((count, *shape), np.float32)
-        return cls(lower, proved, np.zeros(count, bool), nothing, np.zeros(count), np.zeros(count, int))
-
-
-@dataclass(order=True)
-class Domain:
-    """One open domain; the worst come first."""
-
-    lower: float
-    number: int
-    problem: int = field(compare=False)
-    which: tuple[int, ...] = field(compare=False)
-    how: tuple[int, ...] = field(compare=False)
-    split: int = field(compare=False)
+    slack: np.ndarray
 
 
 class Search:
-    """The state of a search: heaps of open domains by problem."""
+    """The state of a search. lower float[P]: what is proved of each problem so far, of a domain that cannot be split
+    as well; attacked: whether a problem has a counterexample, x_adv [D], `which` says which; domains: how many were
+    bounded; seconds: spent, compilation left out.
+    """
 
-    def __init__(self, model: Classifier, problems: Problems, slack: np.ndarray, steps: int):
-        self.model, self.problems, self.slack, self.steps = model, problems, slack, steps
-        count = len(problems.image)
-        shape = problems.region.low.shape[1:]
-        self.proof = Proof.of(np.full(count, -np.inf), np.zeros(count, bool), shape)
-        self.heaps: list[list[Domain]] = [[] for _ in range(count)]
-        self.numbers = itertools.count()
-        self.stuck = np.zeros(count, bool)
-        self.alpha = None
+    def __init__(self, model: Classifier, reduction: Reduction, problems: Problems, steps: int):
+        self.model, self.problems, self.steps = model, problems, steps
+        self.net = reduction.reduced()
+        self.shape = reduction.region.low.shape
+        self.regions = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (POINTS, *leaf.shape)), reduction.region)
+        count, each, classes = problems.rows.shape
+        rows = reduction.rows(reduction.form.output, problems.rows.reshape(-1, classes), len(reduction.groups))
+        rows[:, 0] += problems.offsets.ravel()
+        filled = power_of_two(max(count, FEWEST))
+        self.rows = jnp.asarray(np.resize(rows.reshape(count, each, -1), (filled, each, rows.shape[1])))
+        self.floor = np.full(count, np.inf)  # of domains that cannot be split
+        self.attacked, self.x_adv, self.which = False, np.zeros(self.shape, np.float32), -1
+        self.domains, self.seconds = np.zeros(count, int), 0.0
+        self.pool = Pool(len(self.net.low), each)
 
     def begin(self) -> None:
-        """Bounds the roots; their slopes are where those of all their domains begin."""
-        padded = np.resize(np.arange(len(self.heaps)), power_of_two(len(self.heaps)))
-        self.alpha = _root_slopes(self.model, self.problems, padded, ROOT_STEPS)
-        value, x = (np.asarray(leaf)[: len(self.heaps)] for leaf in _descended(self.model, self.problems, padded))
-        self.proof.attacked, self.proof.x_adv = value <= 0, np.array(x)
-        roots = [Domain(-np.inf, 0, problem, (), (), -1) for problem in np.flatnonzero(value > 0)]
-        for at in range(0, len(roots), WIDTH):
-            self.bound(roots[at : at + WIDTH], self.steps)
+        """Bounds the roots, for each problem from the best of its rows."""
+        began, before = time.perf_counter(), _programs()
+        count, each, _ = self.problems.rows.shape
+        neurons = len(self.net.low)
+        problem = np.repeat(np.arange(count, dtype=np.int32), each)
+        slopes = np.asarray(self.net.high > -self.net.low, np.float32)
+        alpha, nothing = np.tile(slopes, (len(problem), 1)), np.zeros((len(problem), neurons), np.float32)
+        mix = np.tile(np.eye(each, dtype=np.float32), (count, 1))
+        sign = np.zeros((len(problem), neurons), np.int8)
+        lower = np.full(len(problem), -np.inf, np.float32)
+        if each > 1:
+            lower = self.bounded(lower, problem, sign, Weights(alpha, nothing, mix), 0)[0]
+        best = lower.reshape(count, each).argmax(-1) + each * np.arange(count)
+        start = Weights(alpha[best], nothing[best], mix[best])
+        self.bound(np.full(count, -np.inf), problem[best], sign[best], start, ROOT_STEPS, ROOT_RATE)
+        if _programs() == before:
+            self.seconds += time.perf_counter() - began
 
-    def bound(self, batch: list[Domain], steps: int) -> None:
-        """Bounds domains, drops what is proved, queues the rest."""
-        started = time.perf_counter()
-        count, longest = len(batch), max(len(d.which) for d in batch)
-        width, length = NARROW if count <= NARROW else WIDTH, SHORTEST
-        while length < longest:
-            length *= LONGER
-        which, how = np.full((width, length), -1, np.int32), np.zeros((width, length), np.float32)
-        for row, domain in enumerate(batch):
-            which[row, : len(domain.which)], how[row, : len(domain.how)] = domain.which, domain.how
-        problem = np.resize([d.problem for d in batch], width)
-        compiled = _bounded._cache_size()
-        found, value = _bounded(self.model, self.problems, self.alpha, problem, which, how, steps)
-        found, value = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], (found, value))
-        share = (time.perf_counter() - started) / count if _bounded._cache_size() == compiled else 0.0
-        for row, domain in enumerate(batch):
-            self.settle(domain, float(found.lower[row]), int(found.split[row]), steps)
-            self.proof.seconds[domain.problem] += share
-            self.proof.domains[domain.problem] += 1
-            if value[row] <= 0 and not self.proof.attacked[domain.problem]:
-                self.proof.attacked[domain.problem] = True
-                self.proof.x_adv[domain.problem] = found.x[row]
+    @property
+    def open(self) -> bool:
+        """Whether all problems may still be proved."""
+        return len(self.pool) > 0 and not self.attacked and bool((self.floor == np.inf).all())
 
-    def settle(self, domain: Domain, lower: float, split: int, steps: int) -> None:
-        lower = max(domain.lower, lower)  # in this order: what is no number proves nothing
-        if lower > self.slack[domain.problem]:
-            return
-        if split >= 0:
-            again = Domain(lower, next(self.numbers), domain.problem, domain.which, domain.how, split)
-            heapq.heappush(self.heaps[domain.problem], again)
-        elif steps < PATIENCE * self.steps:
-            self.bound([Domain(lower, 0, domain.problem, domain.which, domain.how, -1)], PATIENCE * self.steps)
-        else:
-            self.stuck[domain.problem] = True
+    @property
+    def lower(self) -> np.ndarray:
+        """float[P]; of a problem that is proved, at least its slack; of one with a counterexample -inf."""
+        found = np.minimum(self.floor, self.pool.least(len(self.floor)))
+        found = np.where(found == np.inf, self.problems.slack, found)
+        if self.attacked:
+            found[self.which] = -np.inf
+        return found
 
-    def open(self) -> list[int]:
-        """Problems that may still be proved."""
-        lost = self.proof.attacked | self.stuck
-        return [p for p, heap in enumerate(self.heaps) if heap and not lost[p]]
+    @property
+    def proved(self) -> np.ndarray:
+        """bool[P]."""
+        proved = np.minimum(self.floor, self.pool.least(len(self.floor))) == np.inf
+        if self.attacked:
+            proved[self.which] = False
+        return proved
 
-    def split(self, problems: list[int]) -> None:
-        """Splits the worst domains of these problems, in turn, as many as one call takes."""
-        halves: list[Domain] = []
-        while len(halves) < WIDTH and any(self.heaps[p] for p in problems):
-            for p in problems:
-                if self.heaps[p] and len(halves) < WIDTH:
-                    worst = heapq.heappop(self.heaps[p])
-                    halves += [
-                        Domain(worst.lower, 0, p, (*worst.which, worst.split), (*worst.how, side), -1)
-                        for side in (-1, 1)
-                    ]
-        self.bound(halves, self.steps)
+    def split(self) -> None:
+        """Splits the worst domains, as many as one call takes."""
+        began, before = time.perf_counter(), _programs()
+        batch = self.pool.worst(WIDTH // 2)
+        which, neurons = self.best(batch), len(self.net.low)
+        whole = which[:, 0] == neurons
+        if whole.any():
+            self.last(batch.taken(whole))
+        parts, which = batch.taken(~whole), which[~whole]
+        if len(which):
+            for level in range(min((WIDTH // len(which)).bit_length() - 1, which.shape[1])):
+                at = which[:, level]
+                parts = parts.halved(at, at < neurons)
+                which = np.concatenate([which, which[at < neurons]])
+            self.bound(*parts, self.steps, RATE)
+        if _programs() == before:
+            self.seconds += time.perf_counter() - began
 
-    def result(self) -> Proof:
-        for p, heap in enumerate(self.heaps):
-            lost = self.stuck[p] or self.proof.attacked[p]
-            self.proof.proved[p] = not heap and not lost
-            self.proof.lower[p] = -np.inf if lost else heap[0].lower if heap else self.slack[p]
-        return self.proof
+    def best(self, batch: Domains) -> np.ndarray:
+        """int [B, tried]: the neurons to split, the best first, N for none."""
+        count, neurons = len(batch.lower), len(self.net.low)
+        if not neurons:
+            return np.zeros((count, 1), int)
+        filled = batch.filled(NARROW // 2 if count <= NARROW // 2 else WIDTH // 2)
+        which = chosen(self.net, self.rows, filled.problem, filled.sign, filled.weights, self.enough(filled.problem))
+        return np.asarray(which)[:count]
 
+    def last(self, batch: Domains) -> None:
+        """Bounds domains that cannot be split."""
+        lower, *_ = self.bounded(*batch, PATIENCE * self.steps, ROOT_RATE)
+        left = ~(lower > self.problems.slack[batch.problem])
+        np.minimum.at(self.floor, batch.problem[left], lower[left])
 
-def prove(
-    model: Classifier,
-    problems: Problems,
-    *,
-    group: np.ndarray,
-    timeout: float,
-    limit: int,
-    steps: int,
-    slack: np.ndarray,
-    report: Callable[[np.ndarray], None] = lambda open_: None,
-) -> Proof:
-    """Searches until every problem is proved, lost, or out of time or domains.
+    def enough(self, problem: np.ndarray) -> np.ndarray:
+        return self.problems.slack[problem].astype(np.float32)
 
-    group int[P]: problems of one image; timeout: seconds of a group; limit: domains of a problem; slack float[P]: what
-    a bound must exceed. report is told which problems are open.
-    """
-    search = Search(model, problems, slack, steps)
-    search.begin()
-    while True:
-        proof, alive = search.proof, search.open()
-        lost = set(group[proof.attacked | search.stuck | (proof.domains > limit)])
-        spent = np.bincount(group, proof.seconds)
-        alive = [p for p in alive if group[p] not in lost and spent[group[p]] < timeout]
-        report(np.array(alive, int))
-        if not alive:
-            return search.result()
-        search.split(alive)
+    def bound(self, lower, problem, sign, weights: Weights, steps: int, rate: float) -> None:
+        """Bounds domains, drops what is proved, keeps the rest."""
+        lower, weights, x = self.bounded(lower, problem, sign, weights, steps, rate)
+        left = np.flatnonzero(~(lower > self.problems.slack[problem]))
+        self.pool.add(lower[left], problem[left], sign[left], jax.tree.map(lambda leaf: leaf[left], weights))
+        worst = left[np.argsort(lower[left])[:POINTS]]
+        if len(worst):
+            self.tried(problem[worst], x[worst])
 
+    def bounded(self, lower, problem, sign, weights: Weights, steps: int, rate: float = RATE):
+        """(lower [B], weights, x [B, D]), on the host; never below the bounds [B] given."""
+        found = []
+        for at in range(0, len(problem), WIDTH):
+            part = np.arange(at, min(at + WIDTH, len(problem)))
+            filled = np.resize(part, NARROW if len(part) <= NARROW else WIDTH)
+            of, signs, start = taken((problem, sign, weights), filled)
+            out = ascended(self.net, self.rows, of, signs, start, self.enough(of), steps, rate)
+            found.append(taken(out, np.arange(len(part))))
+        better, weights, x = jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+        np.add.at(self.domains, problem, 1)
+        return np.fmax(np.asarray(lower, np.float32), better), weights, x
 
-@jax.jit
-def _root_slopes(model: Classifier, problems: Problems, which: jax.Array, steps: int) -> dict[int, jax.Array]:
-    """The slopes [P, K, S] that are best in the whole region of each problem."""
-
-    def one(problem):
-        image = problems.image[problem]
-        region, known = jax.tree.map(lambda leaf: leaf[image], (problems.region, problems.known))
-        graph = read(model, region.low)
-        rows = problems.rows[problem]
-        _, weights = slopes.optimised(graph, graph.output, rows, known, region, steps, RATE)
-        return weights["alpha"]
-
-    problems = jax.tree.map(jnp.asarray, problems)
-    return jax.lax.map(one, which, batch_size=32)
+    def tried(self, problem: np.ndarray, x: np.ndarray) -> None:
+        """Tries points [B, D] on the model, with a short descent from each."""
+        problem, x = fill(problem, POINTS), jnp.asarray(fill(x, POINTS).reshape(POINTS, *self.shape))
+        rows, offsets = self.problems.rows[problem], self.problems.offsets[problem]
+        value, x = descent.descended(self.model, self.regions, x, rows, offsets, DESCENT)
+        if value.min() < 0:
+            at = int(value.argmin())
+            self.attacked, self.which, self.x_adv = True, int(problem[at]), x[at]
 
 
-@jax.jit
-def _descended(model: Classifier, problems: Problems, which: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(least value [P], its point [P, D]) that gradient descent finds from the middle of each problem's region."""
-    problems = jax.tree.map(jnp.asarray, problems)
+def _programs() -> int:
+    """How many have been compiled."""
+    return ascended._cache_size() + chosen._cache_size() + descent.step._cache_size()
 
-    def one(problem):
-        region = jax.tree.map(lambda leaf: leaf[problems.image[problem]], problems.region)
 
-        def value(x):
-            return jnp.max(problems.rows[problem] @ model(x) + problems.offsets[problem])
+def taken(tree, which: np.ndarray):
+    """These entries of all arrays, on the host."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[which], tree)
 
-        def step(t, state):
-            x, least, best = state
-            found, gradient = jax.value_and_grad(value)(x)
-            least, best = jax.tree.map(lambda new, old: jnp.where(found < least, new, old), (found, x), (least, best))
-            length = (region.high - region.low) * (0.25 * (1 - t / DESCENT) + 0.01)
-            return region.inside(x - length * jnp.sign(gradient)), least, best
 
-        x, least, best = jax.lax.fori_loop(0, DESCENT, step, (region.x, jnp.inf, region.x))
-        last = value(x)
-        return jnp.minimum(last, least), jnp.where(last < least, x, best)
-
-    return jax.vmap(one)(which)
+def fill(leaf: np.ndarray, width: int) -> np.ndarray:
+    """The first axis repeated until it is as long."""
+    return np.resize(leaf, (width, *leaf.shape[1:])) if len(leaf) < width else leaf
 
 
 @jax.jit
-def _bounded(model: Classifier, problems: Problems, alpha, problem, which, how, steps):
-    """(domains.Bounded, the problem's value at its point) of a batch of domains."""
-    problems = jax.tree.map(jnp.asarray, problems)
+def ascended(net: Reduced, rows, problem, sign, weights: Weights, enough, steps, rate):
+    weights = Weights(*(leaf.astype(rows.dtype) for leaf in weights))
+    lower, weights, last = reduced.ascended(net, rows, problem, sign, reduced.feasible(weights), enough, steps, rate)
+    return lower, weights, jax.vmap(net.region.lowest)(last.at_input)
 
-    def one(problem, which, how):
-        image = problems.image[problem]
-        region, known = jax.tree.map(lambda leaf: leaf[image], (problems.region, problems.known))
-        rows, offsets = problems.rows[problem], problems.offsets[problem]
-        start = jax.tree.map(lambda leaf: leaf[problem], alpha)
-        graph = read(model, region.low)
-        found = domains.bounded(graph, region, known, rows, offsets, start, which, how, steps, RATE / 2)
-        return found, jnp.max(rows @ model(found.x) + offsets)
 
-    return jax.vmap(one)(problem, which, how)
+@jax.jit
+def chosen(net: Reduced, rows, problem, sign, weights: Weights, enough):
+    weights = reduced.feasible(Weights(*(leaf.astype(rows.dtype) for leaf in weights)))
+    own = reduced.mixed(rows, problem, weights.mix)
+    return reduced.chosen(net, own, sign, weights.alpha, weights.beta, enough, min(TRIED, sign.shape[1]))

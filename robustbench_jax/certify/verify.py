@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustbench_jax.certify import bounding, counterexamples
-from robustbench_jax.certify import search as domains
 from robustbench_jax.certify.bounded import CLOSE
+from robustbench_jax.certify.reduction import Reduction
+from robustbench_jax.certify.search import LARGEST, Problems, Search
 from robustbench_jax.certify.vnnlib import Case, Specification
 from robustbench_jax.keys import stream
 from robustbench_jax.ops.bounds import interval
@@ -27,7 +28,7 @@ from robustbench_jax.types import Classifier, UserError, require_positive
 
 SLACK = CLOSE / 10
 ATTACK = 0.2  # part of the time that the attack before any bound may take
-STEPS, INNER_STEPS = 10, 4  # of ascent in branch and bound: in a domain, in a layer before
+STEPS, INNER_STEPS = 5, 4  # of ascent in branch and bound: in a domain, in a layer before
 
 
 @dataclass(frozen=True)
@@ -151,24 +152,39 @@ class _Task:
         self.refuted[numbers] |= lower > slack[numbers]
 
     def split(self, boxes: list[list[int]], regions, known: bounding.Known, slack: np.ndarray) -> np.ndarray | None:
-        """Branch and bound of what is left of these boxes."""
-        open_ = [(box, i) for box, numbers in enumerate(boxes) for i in numbers if not self.refuted[i]]
-        image, numbers = (np.array(column) for column in zip(*open_, strict=True))
-        rows, offsets = self.halfspaces(numbers)
-        problems = domains.Problems(regions, known, image.astype(np.int32), rows, offsets)
-        search = domains.Search(self.model, problems, slack[numbers], STEPS)
-        search.begin()
-        while search.open() and not search.proof.attacked.any() and time.perf_counter() < self.deadline:
-            search.split(search.open())
-        proof = search.result()
-        searched = ~(search.stuck | proof.attacked)  # of the others the search's bound is not one of the whole box
-        self.lower[numbers[searched]] = np.maximum(self.lower[numbers], proof.lower)[searched]
-        self.refuted[numbers] |= proof.proved
-        for p in np.flatnonzero(proof.attacked):
-            x = counterexamples.judged(self.model, self.cases[numbers[p]], np.asarray(proof.x_adv[p]), self.runtime)
-            if x is not None:
-                return x
+        """Branch and bound of what is left of these boxes, all of them in turn while time is left."""
+        waiting = [(box, [i for i in numbers if not self.refuted[i]]) for box, numbers in enumerate(boxes)]
+        searches: list[tuple[np.ndarray, Search]] = []
+        while (waiting or searches) and time.perf_counter() < self.deadline:
+            if waiting:
+                box, left = waiting.pop()
+                region, own = jax.tree.map(lambda leaf, at=box: jnp.asarray(leaf)[at], (regions, known))
+                reduction = Reduction(self.model, region, own)
+                if reduction.entries > LARGEST:
+                    continue
+                numbers = np.array(left)
+                asked = counterexamples.halfspaces([self.cases[i] for i in numbers])
+                search = Search(self.model, reduction, Problems(*asked, slack[numbers]), STEPS)
+                search.begin()
+                searches.append((numbers, search))
+            else:
+                for _, search in searches:
+                    search.split()
+            for numbers, search in searches:
+                x = self.learnt(numbers, search)
+                if x is not None:
+                    return x
+            searches = [(numbers, search) for numbers, search in searches if search.open]
         return None
+
+    def learnt(self, numbers: np.ndarray, search: Search) -> np.ndarray | None:
+        """Notes what a search of these cases has proved; its counterexample, if it is one."""
+        proved = search.proved
+        self.lower[numbers] = np.maximum(self.lower[numbers], search.lower)
+        self.refuted[numbers] |= proved
+        if not search.attacked:
+            return None
+        return counterexamples.judged(self.model, self.cases[numbers[search.which]], search.x_adv, self.runtime)
 
 
 def _require(model: Classifier, specification: Specification, shape: tuple[int, ...], timeout: float) -> None:

@@ -1,12 +1,11 @@
-"""Linear bounds with the best lines: slopes below unstable ReLUs, and multipliers of what a split assumes, by ascent.
+"""Linear bounds with the best lines: slopes below unstable ReLUs, by ascent.
 
-Reference: alpha: Xu et al., ICLR 2021, arXiv:2011.13824; beta: Wang et al., NeurIPS 2021, arXiv:2103.06624. Every slope
-from 0 to 1 and every multiplier of at least 0 gives a bound, so the best one met on the way counts.
-Shapes: R rows; node shapes S. One example; each row has slopes and multipliers of its own.
+Reference: Xu et al., ICLR 2021, arXiv:2011.13824 (alpha-CROWN). Every slope from 0 to 1 gives a bound, so the best one
+met on the way counts.
+Shapes: R rows; node shapes S. One example; each row has slopes of its own.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,40 +18,16 @@ from robustbench_jax.ops.bounds.regions import Bounds, Region
 
 DECAY = 0.97  # of the step, at each step
 
-Weights = dict[str, dict[int, jax.Array]]
+Slopes = dict[int, jax.Array]
 
 
-def initial(graph: Graph, start: int, known: Mapping[int, Bounds], rows: int, splits: Mapping[int, Any]) -> Weights:
-    """{"alpha": CROWN's slopes by ReLU, "beta": zeros by split node}, each [R, S]."""
-    alpha = {
+def initial(graph: Graph, start: int, known: Mapping[int, Bounds], rows: int) -> Slopes:
+    """CROWN's slopes by ReLU, each [R, S]."""
+    return {
         number: jnp.broadcast_to(linear.relu_lines(known[node.inputs[-1]], None)[0], (rows, *node.shape))
         for number, node in enumerate(graph.nodes[:start])
         if node.kind in ("relu", "maximum")
     }
-    return {"alpha": alpha, "beta": {k: jnp.zeros((rows, *s.shape), known[k].low.dtype) for k, s in splits.items()}}
-
-
-def bound(
-    graph: Graph,
-    start: int,
-    rows: jax.Array,
-    known: Mapping[int, Bounds],
-    region: Region,
-    weights: Weights,
-    splits: Mapping[int, jax.Array],
-    shares: Mapping[int, jax.Array] | None = None,
-) -> jax.Array:
-    """[R]: lower bounds of rows [R, S] of node `start` where splits[k] * (node k) >= 0; splits are -1, 0 or 1.
-
-    shares: as `linear.least` says; [R, M] then.
-    """
-
-    def assume(number: int, a: jax.Array) -> jax.Array:
-        return a - weights["beta"][number] * splits[number] if number in splits else a
-
-    lines = linear.lines_of(graph, known, region.box, weights["alpha"])
-    coefficients, offset = linear.carried(graph, start, rows, lines, extra=assume, shares=shares)
-    return offset + region.least(coefficients[0], shares and shares[0])
 
 
 def optimised(
@@ -63,36 +38,31 @@ def optimised(
     region: Region,
     steps: Any,
     rate: Any,
-    weights: Weights | None = None,
-    splits: Mapping[int, jax.Array] | None = None,
     shares: Mapping[int, jax.Array] | None = None,
-) -> tuple[jax.Array, Weights]:
-    """(best bounds [R] or [R, M], last weights) of `steps` steps of Adam from `weights`, or from CROWN's slopes."""
-    splits = splits or {}
-    weights = initial(graph, start, known, len(rows), splits) if weights is None else weights
-    of = partial(bound, graph, start, rows, known, region, splits=splits, shares=shares)
+) -> tuple[jax.Array, Slopes]:
+    """(best bounds [R] of rows [R, S] of node `start`, last slopes) of `steps` steps of Adam from CROWN's slopes.
 
-    def total(weights):
-        found = of(weights=weights)
+    shares: as `linear.least` says; bounds are [R, M] then.
+    """
+
+    def total(slopes):
+        lines = linear.lines_of(graph, known, region.box, slopes)
+        found = linear.least(graph, start, rows, lines, region, shares=shares)
         return jnp.sum(found), found
 
     def step(t, state):
-        weights, moments, best = state
-        gradient, found = jax.grad(total, has_aux=True)(weights)
+        slopes, moments, best = state
+        gradient, found = jax.grad(total, has_aux=True)(slopes)
         moments = jax.tree.map(lambda m, g: m.seen(g), moments, gradient, is_leaf=_is_moments)
         length = rate * DECAY ** jnp.asarray(t, rows.dtype)
-        weights = jax.tree.map(lambda m, w: w + length * m.direction, moments, weights, is_leaf=_is_moments)
-        return _feasible(weights), moments, jnp.fmax(best, found)
+        moved = jax.tree.map(lambda m, w: w + length * m.direction, moments, slopes, is_leaf=_is_moments)
+        return jax.tree.map(lambda w: jnp.clip(w, 0.0, 1.0), moved), moments, jnp.fmax(best, found)
 
-    moments = jax.tree.map(Moments.zero, weights)
+    slopes = initial(graph, start, known, len(rows))
+    moments = jax.tree.map(Moments.zero, slopes)
     nothing = jnp.full((len(rows), *(shares[0].shape[:1] if shares else ())), -jnp.inf, rows.dtype)
-    weights, _, best = jax.lax.fori_loop(0, steps, step, (weights, moments, nothing))
-    return jnp.fmax(best, of(weights=weights)), weights
-
-
-def _feasible(weights: Weights) -> Weights:
-    alpha = {number: jnp.clip(value, 0.0, 1.0) for number, value in weights["alpha"].items()}
-    return {"alpha": alpha, "beta": {number: jnp.maximum(value, 0.0) for number, value in weights["beta"].items()}}
+    slopes, _, best = jax.lax.fori_loop(0, steps, step, (slopes, moments, nothing))
+    return jnp.fmax(best, total(slopes)[1]), slopes
 
 
 def _is_moments(leaf: Any) -> bool:
