@@ -73,16 +73,29 @@ def lines(term: Any, low: jax.Array, high: jax.Array) -> tuple[tuple, tuple]:
     Of the chord, the constant and some tangents, each with the best sound offset, the one nearest at the middle.
     """
     found, middle = grid(term, low, high), (low + high) / 2
-    chord = (found.values[-1] - found.values[0]) / jnp.where(high > low, high - low, 1.0)
-    chord = jnp.clip(chord, found.ranges.falling.min(0), found.ranges.rising.max(0))  # a short one is mostly rounding
-    slopes = [chord, jnp.zeros_like(chord), *found.slopes[::TANGENTS]]
     below = above = None
-    for slope in slopes:
-        slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
+    for slope in _tried(found):
         least, most = offset(found, slope)
         below = _better(below, (slope, least), lambda s, o: s * middle + o)
         above = _better(above, (slope, most), lambda s, o: -s * middle - o)
     return below, above
+
+
+def parallel(term: Any, low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(slope, offset below, offset above) of two lines around the term for low <= z <= high, the nearest of those."""
+    found, best = grid(term, low, high), None
+    for slope in _tried(found):
+        best = _better(best, (slope, *offset(found, slope)), lambda s, least, most: least - most)
+    return best
+
+
+def _tried(found: Grid) -> list[jax.Array]:
+    """Slopes: of the chord, zero, and of some tangents."""
+    width = found.points[-1] - found.points[0]
+    chord = (found.values[-1] - found.values[0]) / jnp.where(width > 0, width, 1.0)
+    chord = jnp.clip(chord, found.ranges.falling.min(0), found.ranges.rising.max(0))  # a short one is mostly rounding
+    slopes = [chord, jnp.zeros_like(chord), *found.slopes[::TANGENTS]]
+    return [jnp.where(jnp.isfinite(slope), slope, 0.0) for slope in slopes]
 
 
 def _better(best: tuple | None, new: tuple, score: Callable) -> tuple:
