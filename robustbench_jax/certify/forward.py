@@ -1,6 +1,9 @@
 """forward: zonotopes, carried once from the input to the margins.
 
 Reference: Singh et al., NeurIPS 2018, "Fast and Effective Robustness Certification" (DeepZ).
+Departs from the paper: each operation keeps its `errors` largest error terms, the others go into a box. Measured on
+fashion_mnist/linf/mtl_ibp at Linf 0.1 (32 images): mean margins of 0.013, 0.022, 0.026 with 0, 64, 256 terms and 0.034
+with all of them, which took some four times as long; ibp has -0.298, crown_ibp 0.064, crown 0.075.
 """
 
 from functools import partial
@@ -22,9 +25,11 @@ from robustbench_jax.types import Classifier, UserError, record
 @register("certifier", "forward", paper="singh2018", budgets=BALLS)
 @record
 class Forward(BoundCertifier):
-    """errors: how many error terms each operation keeps. Never below `ibp`."""
+    """errors: how many error terms each operation keeps. Never below `ibp`; terms as many as the image has entries, at
+    least, so it suits small inputs.
+    """
 
-    errors: int = 256
+    errors: int = 64
 
     def __post_init__(self):
         if isinstance(self.errors, int) and self.errors < 0:
@@ -40,8 +45,8 @@ class Forward(BoundCertifier):
 
 
 def images_at_once(form: bounding.Structure, errors: int) -> int:
-    """A power of two: so many that one array of terms fits bounding.MEMORY; one image, however large it is."""
-    terms = int(np.prod(form.shapes[0])) + 0
+    """A power of two: so many that the terms of the widest node fit bounding.MEMORY; one image, however large it is."""
+    terms = int(np.prod(form.shapes[0])) + sum(min(errors, int(np.prod(form.shapes[k]))) for k in form.needed)
     fits = bounding.MEMORY[not on_cpu()] // (4 * form.widest * terms)
     return 1 << max(int(fits), 1).bit_length() - 1
 

@@ -35,6 +35,7 @@ class Grid(NamedTuple):
 
 def grid(term: Any, low: jax.Array, high: jax.Array) -> Grid:
     """The grid of low <= z <= high: segments of equal length up to its middle, or to zero, and from there."""
+    low, high = jnp.minimum(low, high), jnp.maximum(low, high)  # rounding may have crossed them
     middle = jnp.where((low < 0) & (high > 0), 0.0, (low + high) / 2)
     share = jnp.arange(HALF + 1, dtype=low.dtype).reshape(-1, *[1] * low.ndim) / HALF
     first, second = low + share * (middle - low), middle + share * (high - middle)
