@@ -189,7 +189,7 @@ def matrices(builder: Builder, step: Step) -> Bounded | None:
 def softmax(builder: Builder, step: Step) -> Bounded | None:
     """exp(z) / sum(exp(z)) = 1 / sum_j exp(z_j - z_i); a shift of z that is constant along the sum falls out.
 
-    Differences are cut off at CUT, so that wide boxes have finite bounds too: that moves no value by more than 5e-18.
+    Differences are cut off at CUT, against overflow: that moves no value by more than 5e-18.
     """
     above, below = step.operands
     if not isinstance(above, Bounded) or builder.made[above.number][0] != "exp":
@@ -219,7 +219,8 @@ def softmax(builder: Builder, step: Step) -> Bounded | None:
     grown = builder.add(Node("elementwise", (apart.number,), wide, term=_exponential(CUT), place=step.place))
     total = partial(jnp.sum, axis=-1)
     added = builder.add(Node("affine", (grown.number,), z, total, total, mixing=1, place=step.place))
-    term = Term(jax.lax.integer_pow_p, (("y", -1),), (Source(),))
+    at_least_one = Term(jax.lax.max_p, (), (Source(), Known(1.0)))  # exp(z_i - z_i); rounding may lose it
+    term = Term(jax.lax.integer_pow_p, (("y", -1),), (at_least_one,))
     return builder.add(Node("elementwise", (added.number,), z, term=term, place=step.place))
 
 
