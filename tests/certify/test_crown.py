@@ -11,7 +11,7 @@ from robustbench_jax.registry import build
 from robustbench_jax.types import Classifier
 from tests import oracles
 
-METHODS = ("ibp", "crown_ibp", "crown")
+METHODS = ("ibp", "crown_ibp", "crown", "forward")
 
 
 def hidden(params, x):
@@ -42,7 +42,7 @@ def test_where_every_neuron_is_stable_the_bound_is_exact(ball):
     direction = np.einsum("brc,dc->brd", rows, slope)
     exact = np.einsum("brd,bd->br", direction, x.reshape(6, 9)) + rows @ offset
     exact = exact - 0.1 * np.linalg.norm(direction, {"linf": 1, "l2": 2}[ball], axis=-1)
-    for method in ("crown_ibp", "crown"):
+    for method in ("crown_ibp", "crown", "forward"):
         np.testing.assert_allclose(margins(method, model, x, y, f"{ball}(0.1)", 3), exact, rtol=1e-5, atol=1e-4)
 
 
@@ -50,9 +50,9 @@ def test_where_every_neuron_is_stable_the_bound_is_exact(ball):
 def test_intervals_are_never_better_than_crown_ibp_which_is_no_better_than_crown_on_average(budget):
     model = build_model("mlp(widths=[16, 12])", (4, 4, 1), 5, jax.random.key(0))
     data = oracles.noise_images(16, (4, 4, 1), 5)
-    ibp, crown_ibp, crown = (margins(m, model, data.x, data.y, budget, 5) for m in METHODS)
-    assert np.all(ibp <= crown_ibp + 1e-5) and np.all(ibp <= crown + 1e-5)
-    assert ibp.mean() < crown_ibp.mean() < crown.mean()
+    ibp, crown_ibp, crown, forward = (margins(m, model, data.x, data.y, budget, 5) for m in METHODS)
+    assert all(np.all(ibp <= other + 1e-5) for other in (crown_ibp, crown, forward))
+    assert ibp.mean() < crown_ibp.mean() < crown.mean() and ibp.mean() < forward.mean()
 
 
 def test_the_weights_may_be_traced():

@@ -19,7 +19,7 @@ def certify(certifier, model, x, y, budget):
     return made.certify(jax.random.key(0), model, x, y, build("budget", budget), ids=np.arange(len(x)), runtime=NARROW)
 
 
-@pytest.mark.parametrize("certifier", ["ibp", "crown_ibp", "crown"])
+@pytest.mark.parametrize("certifier", ["ibp", "crown_ibp", "crown", "forward"])
 @pytest.mark.parametrize("ball, eps", [("linf", 0.02), ("l2", 0.2), ("l1", 0.25)])
 def test_margins_of_a_linear_model_are_its_own_less_eps_times_the_dual_norm(certifier, ball, eps, linear):
     found = certify(certifier, linear.model, linear.data.x[:16], linear.data.y[:16], f"{ball}({eps})")

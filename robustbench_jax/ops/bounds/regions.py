@@ -47,6 +47,21 @@ class Region:
         dual = jnp.sqrt(total(a * a, shares)) if self.norm == "l2" else _largest(jnp.abs(a), shares)
         return jnp.maximum(found, total(a * self.x, shares) - self.eps * dual)
 
+    def limits(self, a: jax.Array) -> Bounds:
+        """[S]: bounds of the linear functions whose coefficients a [K, S] are those of the K entries of the image.
+
+        As `least`, by products of matrices: on CPU a reduction over the first axis takes thirty times as long.
+        """
+        columns = a.reshape(len(a), -1)
+        size, middle = jnp.abs(columns), ((self.low + self.high) / 2).ravel() @ columns
+        radius = ((self.high - self.low) / 2).ravel() @ size
+        low, high = middle - radius, middle + radius
+        if self.norm != "linf":
+            dual = jnp.sqrt(jnp.ones(len(a), a.dtype) @ (size * size)) if self.norm == "l2" else jnp.max(size, 0)
+            there = self.x.ravel() @ columns
+            low, high = jnp.maximum(low, there - self.eps * dual), jnp.minimum(high, there + self.eps * dual)
+        return Bounds(low.reshape(a.shape[1:]), high.reshape(a.shape[1:]))
+
     def lowest(self, a: jax.Array) -> jax.Array:
         """A point [D] of the region where the linear function a [D] is small: the box's least, drawn into the ball."""
         corner = jnp.where(a > 0, self.low, self.high)

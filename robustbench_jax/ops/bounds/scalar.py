@@ -34,6 +34,7 @@ class Grid(NamedTuple):
 
 def grid(term: Any, low: jax.Array, high: jax.Array) -> Grid:
     """The grid of low <= z <= high: segments of equal length up to its middle, or to zero, and from there."""
+    low, high = jnp.minimum(low, high), jnp.maximum(low, high)  # rounding may have crossed them
     middle = jnp.where((low < 0) & (high > 0), 0.0, (low + high) / 2)
     share = jnp.arange(HALF + 1, dtype=low.dtype).reshape(-1, *[1] * low.ndim) / HALF
     first, second = low + share * (middle - low), middle + share * (high - middle)
@@ -72,18 +73,29 @@ def lines(term: Any, low: jax.Array, high: jax.Array) -> tuple[tuple, tuple]:
     Of the chord, the constant and some tangents, each with the best sound offset, the one nearest at the middle.
     """
     found, middle = grid(term, low, high), (low + high) / 2
-    chord = (found.values[-1] - found.values[0]) / jnp.where(high > low, high - low, 1.0)
-    chord = jnp.clip(chord, found.ranges.falling.min(0), found.ranges.rising.max(0))  # a short one is mostly rounding
-    slopes = jnp.stack([chord, jnp.zeros_like(chord), *found.slopes[::TANGENTS]])
-    slopes = jnp.where(jnp.isfinite(slopes), slopes, 0.0)
-    least, most = jax.vmap(lambda slope: offset(found, slope))(slopes)
+    slopes, least, most = _tried(found)
     below = _taken(jnp.nanargmax(slopes * middle + least, 0), slopes, least)
     return below, _taken(jnp.nanargmin(slopes * middle + most, 0), slopes, most)
 
 
-def _taken(which: jax.Array, slopes: jax.Array, offsets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(slope, offset) number `which` [...] of [T, ...], by one index: compilers may decide a comparison that is nearly
-    a tie twice, and otherwise, and then the slope would not be that of the offset.
+def parallel(term: Any, low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(slope, offset below, offset above) of two lines around the term for low <= z <= high, the nearest of those."""
+    slopes, least, most = _tried(grid(term, low, high))
+    return _taken(jnp.nanargmin(most - least, 0), slopes, least, most)
+
+
+def _tried(found: Grid) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """[T, ...]: slopes, of the chord, zero and some tangents, each with the least and the greatest offset."""
+    width = found.points[-1] - found.points[0]
+    chord = (found.values[-1] - found.values[0]) / jnp.where(width > 0, width, 1.0)
+    chord = jnp.clip(chord, found.ranges.falling.min(0), found.ranges.rising.max(0))  # a short one is mostly rounding
+    slopes = jnp.stack([chord, jnp.zeros_like(chord), *found.slopes[::TANGENTS]])
+    slopes = jnp.where(jnp.isfinite(slopes), slopes, 0.0)
+    return slopes, *jax.vmap(lambda slope: offset(found, slope))(slopes)
+
+
+def _taken(which: jax.Array, *lines: jax.Array) -> tuple[jax.Array, ...]:
+    """Number `which` [...] of each [T, ...], by one index: a compiler may decide a comparison that is nearly a tie
+    twice, and otherwise, and then a slope would not be that of its offset.
     """
-    slope, given = (jnp.take_along_axis(leaf, which[None], 0)[0] for leaf in (slopes, offsets))
-    return slope, given
+    return tuple(jnp.take_along_axis(leaf, which[None], 0)[0] for leaf in lines)

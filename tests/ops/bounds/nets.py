@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from robustbench_jax.ops import layers
-from robustbench_jax.ops.bounds import interval, linear
+from robustbench_jax.ops.bounds import interval, linear, zonotope
 from robustbench_jax.ops.bounds.graph import read
 from robustbench_jax.ops.bounds.regions import Bounds, Region
 
@@ -122,11 +122,15 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 
 class Found(NamedTuple):
-    """Bounds of the outputs [C]: by intervals; linear ones with interval bounds inside; linear ones throughout."""
+    """Bounds of the outputs [C]: by intervals; linear ones with interval bounds inside; linear ones throughout; by
+    zonotopes with a box and errors of their own, met with intervals on the way; and without errors of their own.
+    """
 
     intervals: Bounds
     last: Bounds
     linear: Bounds
+    forward: Bounds
+    boxed: Bounds
 
 
 def bounds(function: Callable, region: Region) -> Found:
@@ -140,7 +144,16 @@ def bounds(function: Callable, region: Region) -> Found:
             lines[number] = linear.LINES[node.kind](node, [known.get(i) for i in node.inputs], None)
         if number in needed:
             known[number] = interval.intersected(both_sides(graph, number, lines, region), plain[number])
-    return Found(found[-1], last, both_sides(graph, graph.output, lines, region))
+    forward = [zonotope_sides(graph, region, errors) for errors in (3, 0)]
+    return Found(found[-1], last, both_sides(graph, graph.output, lines, region), *forward)
+
+
+def zonotope_sides(graph, region: Region, errors: int) -> Bounds:
+    """Bounds of the output by zonotopes, the last layer folded in."""
+    forms, _ = zonotope.propagate(graph, region, errors)
+    rows = jnp.eye(graph.nodes[graph.output].shape[0], dtype=region.x.dtype)
+    low, high = (zonotope.least(graph, sign * rows, forms, region) for sign in (1, -1))
+    return Bounds(low, -high)
 
 
 def both_sides(graph, number: int, lines: dict, region: Region) -> Bounds:

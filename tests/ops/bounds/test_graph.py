@@ -25,6 +25,9 @@ FUNCTIONS = {
     "gelu": lambda x: jax.nn.gelu(x),
     "softmax": lambda x: jax.nn.softmax(x, axis=1),
     "attention": lambda x: jax.nn.softmax(x @ x.T, axis=-1) @ x,
+    "scatter": lambda x: x.at[1, 2].set(0.25) + x.at[jnp.array([0, 3])].set(x[1:3]),
+    "scatter of the image": lambda x: jnp.ones((6, 6)).at[1:5].set(x),
+    "scatter and add": lambda x: x.at[jnp.array([0, 0, 2])].add(-2 * x[1:]),
     "quotient": lambda x: x / (2 + x[:, :1]),
 }
 
