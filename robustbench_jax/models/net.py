@@ -29,12 +29,12 @@ class Net:
     @classmethod
     def split(cls, module: nnx.Module) -> tuple["Net", Params]:
         """The Net of a freshly made module, and its arrays by path: {"conv/0/kernel": ...}."""
-        trained = set(_flat(nnx.state(module, nnx.Param)))
+        trained = set(flat(nnx.state(module, nnx.Param)))
         module.train()
         training, _ = nnx.split(module)
         module.eval()
         inference, state = nnx.split(module)
-        return cls(inference, training, frozenset(trained)), _flat(state)
+        return cls(inference, training, frozenset(trained)), flat(state)
 
     def __call__(self, params: Params, x: jax.Array) -> jax.Array:
         """Logits of one image [D] or of a batch [B, D]."""
@@ -49,7 +49,7 @@ class Net:
         module = nnx.merge(self.training, _nested(params))
         nnx.reseed(module, dropout=key)
         logits = module(x)
-        return logits, params | {k: v for k, v in _flat(nnx.state(module)).items() if k not in self.weights}
+        return logits, params | {k: v for k, v in flat(nnx.state(module)).items() if k not in self.weights}
 
     def trainable(self, params: Params) -> Params:
         return {name: value for name, value in params.items() if name in self.weights}
@@ -87,7 +87,7 @@ def with_params(classifier: Classifier, params: Params, source: str) -> Classifi
     return classifier.replace(params=params)
 
 
-def _flat(state: nnx.State) -> Params:
+def flat(state: nnx.State) -> Params:
     leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(state))
     return {"/".join(str(step.key) for step in path): leaf for path, leaf in leaves}
 

@@ -2,7 +2,8 @@
 
 Nobody looks for the worst change, so there is nothing to search and nothing to judge: every image is corrupted once
 and classified, also one that the model got wrong before, as the paper counts. What an image gets depends on the key
-and its index; the same at all severities, so that one draw of noise only grows.
+and its index; the same at all severities, so that one draw of noise only grows. A model that adapts to what it is
+shown (batch_norm_adaptation) is shown the images in their order, so many at a time; its answers depend on neighbours.
 
 Reference: Hendrycks & Dietterich, ICLR 2019, arXiv:1903.12261.
 Shapes: N examples, H height, W width, C channels, D = [H, W, C].
@@ -48,9 +49,9 @@ def run(
     """
     check(model, data)
     x = corrupted(stream(key, "corruption"), attack, budget, data.x, runtime=runtime)
-    prediction = classify(model, x, runtime)
+    prediction = classified(model, x, runtime)
     right, changes = prediction == data.y, attack.changes
-    clean = classify(model, data.x, runtime) == data.y if changes else right
+    clean = classified(model, data.x, runtime) == data.y if changes else right
     distortion = np.sqrt(np.mean((as_unit(x) - as_unit(data.x)) ** 2, axis=(1, 2, 3)))
     found = {"corrupted_accuracy": metrics.proportion("corrupted_accuracy", right)}
     if changes:
@@ -60,6 +61,17 @@ def run(
     arrays = {"clean_correct": clean, "robust": right, "prediction": prediction.astype(np.int32)}
     asked = (1 + changes) * len(data) * (DRAWS if model.stochastic else 1)
     return Outcome(found, arrays | {"distortion": distortion, "x_adv": as_unit(x)}, {"forward_evaluations": asked})
+
+
+def classified(model: Classifier, x: np.ndarray, runtime: Runtime) -> np.ndarray:
+    """Predicted classes int [N]; by a model that adapts to the images that it is shown, in their order."""
+    adapted = getattr(model.net, "adapted", None)
+    if adapted is None:
+        return classify(model, x, runtime)
+    parts = [x[at : at + model.net.together] for at in range(0, len(x), model.net.together)]
+    return np.concatenate(
+        [classify(model.replace(params=adapted(model.params, as_unit(part))), part, runtime) for part in parts]
+    )
 
 
 def corrupted(
