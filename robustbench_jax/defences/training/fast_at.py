@@ -23,8 +23,6 @@ from robustbench_jax.registry import register
 from robustbench_jax.training import TrainingDefence
 from robustbench_jax.types import Classifier, record, require_positive, static
 
-TINY = 1e-30
-
 
 @register("training", "fast_at", paper="wong2020", parts={"budget": "budget"})
 @record
@@ -67,4 +65,4 @@ def unit(g: jax.Array) -> jax.Array:
     """g [D] of norm 1, or 0 where it is 0; divided by its largest entry first, so that small ones do not vanish."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(g)))
     scaled = g / jnp.where(largest > 0, largest, 1.0)
-    return scaled * jax.lax.rsqrt(jnp.maximum(jnp.sum(scaled**2), TINY))
+    return scaled * jax.lax.rsqrt(jnp.maximum(jnp.sum(scaled**2), 0.5))  # at least 1 where g is not 0
