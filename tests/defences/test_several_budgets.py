@@ -14,7 +14,7 @@ from robustbench_jax.training import fit, fit_many
 from robustbench_jax.types import Dataset, UserError
 
 KEY = jax.random.key(0)
-BALLS = "[linf(0.05), l2(0.4), l1(1.5)]"
+BALLS = "[linf(0.05), l2(0.4), l1(0.3)]"
 PGD = "pgd(steps=4)"
 
 
@@ -64,10 +64,10 @@ def test_msd_ends_in_one_of_its_balls_where_the_loss_is_as_high_as_in_the_best_o
     dual = [np.linalg.norm(linear.weights, order) for order in (1, 2, np.inf)]
     reach = max(ball.eps * norm for ball, norm in zip(budgets(), dual, strict=True))
     expected = np.log1p(np.exp(reach - linear.margin))
-    np.testing.assert_allclose(losses(linear.model, found, y), expected, rtol=0.05)
+    np.testing.assert_allclose(losses(linear.model, found, y), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("defence", ["max_at", "avg_at", "msd", "e_at"])
+@pytest.mark.parametrize("defence", ["avg_at", "msd"])
 def test_examples_depend_on_ids_alone(linear, defence):
     x, y, ids = images(linear)
     made = build("training", f"{defence}({BALLS}, {PGD})" if defence != "msd" else f"msd({BALLS}, steps=3)")
