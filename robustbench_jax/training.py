@@ -35,6 +35,11 @@ class TrainingDefence:
 
     replays = 1  # how many steps in a row each batch is used for, with the same augmentation
 
+    @property
+    def watched(self) -> tuple[Any, Any] | None:
+        """(attack, budget) whose success on held-out images tells how training goes; None: no attack does."""
+        return None
+
     def prepare(self, key: jax.Array, model: Classifier, data: Dataset, train: Train) -> "TrainingDefence":
         """What it becomes once it has what it needs (a teacher, other images), before the first step.
 
@@ -50,6 +55,10 @@ class TrainingDefence:
     def remember(self, x: jax.Array) -> Any:
         """What is carried from step to step, at first; x: images float32 [B, D] of the batch's shape."""
         return ()
+
+    def recall(self, memory: Any) -> "TrainingDefence":
+        """What it is in the next call of `perturb`, in view of what it remembers. It may look at it on the host."""
+        return self
 
     def perturb(self, key: jax.Array, model: Classifier, x: jax.Array, y: jax.Array, ids: jax.Array) -> jax.Array:
         """What the model is trained on instead of x [B, D]; called between compiled steps: it may drive an attack.
@@ -82,7 +91,10 @@ class TrainingDefence:
     def combine(
         self, key: jax.Array, objective: Callable, weights: Any, batch: tuple, memory: Any
     ) -> tuple[Any, Any, Any]:
-        """(gradients, aux, memory) of objective(weights, batch) -> (loss, aux); batch is (clean, x, y)."""
+        """(gradients, aux, memory) of objective(weights, batch) -> (loss, aux); batch is (clean, x, y).
+
+        aux: (params, loss, accuracy), where accuracy is that on the first copy of the batch in x.
+        """
         return *jax.grad(objective, has_aux=True)(weights, batch), memory
 
 
@@ -167,7 +179,9 @@ def fit_many(
     subsets = np.broadcast_to(np.arange(len(data)), (count, len(data))) if subsets is None else np.asarray(subsets)
     total = _steps_per_epoch(subsets.shape[1], recipe) * recipe.epochs
     if at_once is None:
-        alone = type(defence).prepare is not TrainingDefence.prepare
+        alone = any(
+            getattr(type(defence), hook) is not getattr(TrainingDefence, hook) for hook in ("prepare", "recall")
+        )
         at_once = not alone and (not on_cpu() or all(value.ndim < 5 for value in models.params.values()))
     if not at_once:
         parts = [_subset(data, rows) for rows in subsets]
@@ -263,7 +277,8 @@ def _train(key, net, state: Fit, x, y, ids, defence, recipe: Recipe, total: int)
     batch = jax.random.fold_in(key, state.step // defence.replays)
     clean = _augment(stream(batch, "augment"), x, recipe.augmentation)
     key = jax.random.fold_in(key, state.step)
-    x = defence.perturb(stream(key, "perturb"), Classifier(net, state.params), clean, y, ids)
+    recalling, model = defence.recall(state.memory), Classifier(net, state.params)
+    x = recalling.perturb(stream(key, "perturb"), model, clean, y, ids)
     return _update(stream(key, "update"), state, clean, x, y, defence, net=net, recipe=recipe, total=total)
 
 

@@ -18,6 +18,7 @@ from robustbench_jax.attacks.evasion.wrapped import Wrapped
 from robustbench_jax.keys import stream
 from robustbench_jax.models import build_model
 from robustbench_jax.ops.gradients import FUSIONS, Ensemble
+from robustbench_jax.ops.unjudged import unjudged
 from robustbench_jax.registry import build, nearest, register
 from robustbench_jax.training import fit_many
 from robustbench_jax.types import Classifier, Dataset, Problem, UserError, record, require_positive, static
@@ -120,16 +121,8 @@ class Transfer(Wrapped):
     def seen(self, key: jax.Array, problem: Problem) -> Problem:
         if self.surrogates is None:
             raise UserError("transfer: the attack has no surrogates before prepare(...)")
-        fields = vars(problem) | {"model": self.surrogates.keyed(stream(key, "surrogates"))}
-        return Problem(**fields) if self.minimal else Unjudged(**fields)
-
-
-@record
-class Unjudged(Problem):
-    """A problem in which nothing counts as a success yet."""
-
-    def adversarial(self, logits: jax.Array) -> jax.Array:
-        return jnp.zeros((), bool)
+        seen = problem.replace(model=self.surrogates.keyed(stream(key, "surrogates")))
+        return seen if self.minimal else unjudged(seen)
 
 
 def _classes(model: Classifier, shape: tuple[int, ...], what: Any) -> int:

@@ -1,6 +1,6 @@
 """adversarial_training(attack, budget): the cross-entropy of adversarial examples, made anew at every step.
 
-Reference: Madry et al., ICLR 2018, arXiv:1706.06083.
+Reference: Madry et al., ICLR 2018, arXiv:1706.06083. The attack takes all of its steps, also where it has succeeded.
 Departs from the paper: the attack sees the model in inference mode (running statistics of batch norm).
 """
 
@@ -8,10 +8,12 @@ from typing import Any
 
 import jax
 
+from robustbench_jax.defences.training.adversarial import require_single, watching
 from robustbench_jax.ops.drive import attack_batch
+from robustbench_jax.ops.unjudged import Unstopped
 from robustbench_jax.registry import register
 from robustbench_jax.training import TrainingDefence
-from robustbench_jax.types import Classifier, UserError, record
+from robustbench_jax.types import Classifier, record
 
 
 @register("training", "adversarial_training", paper="madry2018", parts={"attack": "attack", "budget": "budget"})
@@ -23,8 +25,11 @@ class AdversarialTraining(TrainingDefence):
     budget: Any = "linf(8/255)"
 
     def __post_init__(self):
-        if getattr(self.attack, "composite", False):
-            raise UserError("adversarial_training: attack = cascade(...) has no single result; give one attack")
+        require_single("adversarial_training", self.attack)
+
+    @property
+    def watched(self) -> tuple[Any, Any]:
+        return watching(self.budget)
 
     def perturb(self, key: jax.Array, model: Classifier, x: jax.Array, y: jax.Array, ids: jax.Array) -> jax.Array:
-        return attack_batch(key, self.attack, model, self.budget, x, y, ids)
+        return attack_batch(key, Unstopped(self.attack), model, self.budget, x, y, ids)

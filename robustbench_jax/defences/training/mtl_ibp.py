@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
+from robustbench_jax.defences.training.adversarial import require_single
 from robustbench_jax.defences.training.certified import CertifiedTraining, around, require_least, within, worst
-from robustbench_jax.defences.training.sabr import require_single
 from robustbench_jax.ops.balls import Linf
 from robustbench_jax.ops.drive import attack_batch
 from robustbench_jax.registry import register

@@ -11,11 +11,12 @@ from typing import Any
 
 import jax
 
+from robustbench_jax.defences.training.adversarial import require_single
 from robustbench_jax.defences.training.certified import CertifiedTraining, around, require_least, within, worst
 from robustbench_jax.ops.balls import Linf
 from robustbench_jax.ops.drive import attack_batch
 from robustbench_jax.registry import register
-from robustbench_jax.types import Classifier, UserError, record
+from robustbench_jax.types import Classifier, record
 
 
 @register("training", "sabr", paper="mueller2023", parts={"attack": "attack"})
@@ -43,9 +44,3 @@ class SABR(CertifiedTraining):
         region = around(within(x, clean, eps * (1 - self.share)), eps * self.share)
         found = worst(model, region, y, logits.shape[-1])
         return self.loss(found.logits, y) + self.besides(model, found, region, grown)
-
-
-def require_single(owner: str, attack: Any) -> None:
-    """UserError for a cascade."""
-    if getattr(attack, "composite", False):
-        raise UserError(f"{owner}: attack = cascade(...) has no single result; give one attack")

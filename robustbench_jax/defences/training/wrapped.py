@@ -18,6 +18,10 @@ class WrappedTraining(TrainingDefence):
     def replays(self) -> int:
         return self.defence.replays
 
+    @property
+    def watched(self) -> tuple[Any, Any] | None:
+        return self.defence.watched
+
     def prepare(self, key: jax.Array, model: Classifier, data: Dataset, train: Train) -> "WrappedTraining":
         return self.replace(defence=self.defence.prepare(key, model, data, train))
 
@@ -26,6 +30,9 @@ class WrappedTraining(TrainingDefence):
 
     def remember(self, x: jax.Array) -> Any:
         return self.defence.remember(x)
+
+    def recall(self, memory: Any) -> "WrappedTraining":
+        return self.replace(defence=self.defence.recall(memory))
 
     def perturb(self, key: jax.Array, model: Classifier, x: jax.Array, y: jax.Array, ids: jax.Array) -> jax.Array:
         return self.defence.perturb(key, model, x, y, ids)

@@ -1,0 +1,92 @@
+"""Laws of training defences: each trains to finite weights, its key decides them, a wrong argument is named."""
+
+from functools import lru_cache
+
+import jax
+import numpy as np
+import pytest
+
+from robustbench_jax.models import build_model
+from robustbench_jax.registry import build, canonical, discover, short
+from robustbench_jax.training import fit
+from robustbench_jax.types import Dataset, UserError
+
+SHORT = "pgd(steps=1)"
+CALLS = {  # quick ones; a defence that is not here is called by its name alone
+    "adversarial_training": f"adversarial_training({SHORT}, linf(0.1))",
+    "avg_at": f"avg_at([linf(0.1), l2(0.5)], {SHORT})",
+    "awp": "awp(standard)",
+    "e_at": f"e_at([linf(0.1), l1(1)], {SHORT})",
+    "fast_at": "fast_at(align=0.1)",
+    "finetuned": "finetuned(standard, checkpoint('{source}'))",
+    "free_at": "free_at(replays=2)",
+    "hat": "hat(steps=1)",
+    "label_smoothing": "label_smoothing(standard)",
+    "macer": "macer(copies=2)",
+    "mart": "mart(steps=1)",
+    "max_at": f"max_at([linf(0.1), l2(0.5)], {SHORT})",
+    "msd": "msd([linf(0.1), l2(0.5)], steps=1)",
+    "mtl_ibp": f"mtl_ibp(attack={SHORT})",
+    "sabr": f"sabr(attack={SHORT})",
+    "smoothadv": "smoothadv(steps=1)",
+    "trades": "trades(steps=1)",
+    "column_ablation": "column_ablation(width=2)",
+    "row_ablation": "row_ablation(width=2)",
+    "block_ablation": "block_ablation(width=2)",
+}
+MODELS = {"lipschitz_margin": "lipschitz_mlp([4])"}
+NAMES = sorted(discover("training"))
+SHAPE = (4, 4, 1)
+
+
+@lru_cache
+def data():
+    rng = np.random.default_rng(0)
+    return Dataset(
+        rng.integers(0, 256, (24, *SHAPE), np.uint8), np.arange(24, dtype=np.int32) % 3, ("a", "b", "c"), "n"
+    )
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    from robustbench_jax.models import files
+
+    model, directory = fresh("standard"), tmp_path_factory.mktemp("source")
+    files.save(directory / files.MODEL, model, files.describe(model, "mlp([4])", SHAPE, 3))
+    return directory
+
+
+def fresh(name):
+    return build_model(MODELS.get(name, "mlp([4])"), SHAPE, 3, jax.random.key(1))
+
+
+def fitted(name, source, seed=0):
+    defence = build("training", CALLS.get(name, name).format(source=source))
+    recipe = build("recipe", "sgd(epochs=2, batch_size=8, learning_rate=0.01)")
+    return fit(jax.random.key(seed), fresh(name), data(), recipe, defence=defence).params
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_trains_to_finite_weights_that_its_key_decides(name, source):
+    first, again, other = (fitted(name, source, seed) for seed in (0, 0, 1))
+    for key, value in first.items():
+        assert np.isfinite(value).all()
+        np.testing.assert_array_equal(value, again[key])
+    assert any(not np.array_equal(value, fresh(name).params[key]) for key, value in first.items())
+    assert any(not np.array_equal(value, other[key]) for key, value in first.items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrong_argument_is_named_and_a_call_says_what_it_is(name, source):
+    with pytest.raises(UserError, match="no_such_argument"):
+        build("training", f"{name}(no_such_argument=1)")
+    text = CALLS.get(name, name).format(source=source)
+    assert canonical("training", short("training", text)) == canonical("training", text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_validation_is_to_watch_is_an_attack_and_its_budget_or_nothing(name, source):
+    watched = build("training", CALLS.get(name, name).format(source=source)).watched
+    if watched is not None:
+        attack, budget = watched
+        assert attack.registered[0] == "attack" and budget.registered[0] == "budget"
