@@ -1,12 +1,15 @@
 """The training loops: `fit` (one model) and `fit_many` (a stack of models that differ in seed and in examples).
 
+`fit_with_curve` and `fit_many_with_curves` return how it went as well (learning_curve.py).
 Each step's randomness comes from (key, step) and each epoch's order from (key, epoch), so a run that was killed
 resumes to the same weights, bit for bit. The last examples of an epoch that fill no batch are left out of it; the next
-epoch has another order. Attacks inside training see the model in inference mode.
+epoch has another order. Attacks inside training see the model in inference mode. Images that a recipe holds out are
+seen by neither the model nor its teachers.
+After equal averaging of weights (`swa`) batch norm's statistics are the mean of those of the training images, batch by
+batch, as they are: neither augmented nor attacked.
 Shapes: N examples, B batch, C classes, M models.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from robustbench_jax.checkpoints import Keeper
 from robustbench_jax.keys import per_example, stream
+from robustbench_jax.learning_curve import Curve, Trace, best, collapse, collapsed, validate
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.runtime import on_cpu
 from robustbench_jax.recipes import Recipe
@@ -34,6 +39,11 @@ class TrainingDefence:
     """What a training defence may change: the inputs, the loss, and how gradients are made of it."""
 
     replays = 1  # how many steps in a row each batch is used for, with the same augmentation
+
+    @property
+    def watched(self) -> tuple[Any, Any] | None:
+        """(attack, budget) that the images held out are attacked with after each epoch; None for no attack."""
+        return None
 
     def prepare(self, key: jax.Array, model: Classifier, data: Dataset, train: Train) -> "TrainingDefence":
         """What it becomes once it has what it needs (a teacher, other images), before the first step.
@@ -93,18 +103,34 @@ class Fit:
     params: Any
     optimiser: Any
     average: Any
+    best: Any
     memory: Any
+    trace: Trace
     step: jax.Array
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a fit reports every few steps: loss and accuracy on the (perturbed) batch of that step."""
+    """What a fit reports every few steps: loss and accuracy on the (perturbed) batch of that step.
+
+    clean, robust: accuracy on the images held out after the last whole epoch, None where that is not known. warning:
+    what the user should know, said once.
+    """
 
     step: int
     steps: int
     loss: float
     accuracy: float
+    clean: float | None = None
+    robust: float | None = None
+    warning: str = ""
+
+
+Report = Callable[[Progress], None]
+
+
+def silent(progress: Progress) -> None:
+    """Reports nothing."""
 
 
 def fit(
@@ -115,36 +141,61 @@ def fit(
     *,
     defence: TrainingDefence,
     directory: str | Path | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Report = silent,
 ) -> Classifier:
-    """Trains `model` on `data`; returns it with its last weights, or their average. The key is consumed.
+    """Trains `model` on `data`; returns it with its last weights, their average, or the best ones, as the recipe says.
 
     directory: where checkpoints go, one an epoch; a run that finds some there goes on from the newest whole one.
-    Raises UserError where a batch does not fit the data, and where the loss is no longer finite.
+    The key is consumed. Raises UserError where a batch does not fit the data, and where the loss is no longer finite.
     """
-    train = partial(_beside, stream(key, "beside"), data, recipe, directory, report)
+    return fit_with_curve(key, model, data, recipe, defence=defence, directory=directory, report=report)[0]
+
+
+def fit_with_curve(
+    key: jax.Array,
+    model: Classifier,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    defence: TrainingDefence,
+    directory: str | Path | None = None,
+    report: Report = silent,
+) -> tuple[Classifier, Curve]:
+    """As `fit`, with the curve."""
+    train, held = (_subset(data, rows) for rows in _hold_out(key, len(data), recipe))
+    return _fit(key, model, train, held, recipe, defence, directory, report)
+
+
+def _fit(key, model, data: Dataset, held: Dataset, recipe: Recipe, defence, directory, report):
+    train = partial(_beside, stream(key, "beside"), data, held, recipe, directory, report)
     defence = defence.prepare(stream(key, "prepare"), model, data, train)
     per_epoch = _steps_per_epoch(len(data), recipe)
     total = per_epoch * recipe.epochs
     state = _begin(defence, model, data.x[: recipe.batch_size], recipe, total)
     keeper = Keeper(directory) if directory is not None else None
     state = keeper.newest(state) if keeper else state
-    for step, rows in _batches(key, len(data), recipe, defence.replays, int(state.step)):
+    first = int(state.step)
+    for step, rows in _batches(key, len(data), recipe, defence.replays, first):
         x, y = data.x[rows], data.y[rows]
         state, measured = _train(stream(key, "step"), model.net, state, x, y, rows, defence, recipe, total)
-        if (step + 1) % EVERY == 0 or step + 1 == total:
-            loss, accuracy = map(float, measured)
-            _require_finite(loss, step)
-            report(Progress(step + 1, total, loss, accuracy))
-        if keeper and (step + 1) % per_epoch == 0:
+        ends = (step + 1) % per_epoch == 0
+        if ends and recipe.holdout:
+            _require_finite(measured[0], step)
+            state = _judge(key, model.net, state, data, held, defence, recipe, step // per_epoch)
+        if _looks(step, total, ends and recipe.holdout):
+            _require_finite(measured[0], step)
+            report(_progress(step, total, measured, [state.trace], recipe))
+        if keeper and ends:
             keeper.save(step + 1, state)
-    return model.replace(params=state.average if recipe.ema else state.params)
+    return _finish(key, model.net, state, data, recipe, total - first)
 
 
-def _beside(key, data, recipe, directory, report, name: str, model: Classifier, defence: TrainingDefence) -> Classifier:
+def _beside(
+    key, data, held, recipe, directory, report, name: str, model: Classifier, defence: TrainingDefence
+) -> Classifier:
     """A model that a defence needs for the training of another one; trained once, as long as its directory is there."""
     inner = None if directory is None else Path(directory) / name
-    return fit(stream(key, name), model, data, recipe, defence=defence, directory=inner, report=report)
+    return _fit(stream(key, name), model, data, held, recipe, defence, inner, report)[0]
 
 
 def fit_many(
@@ -160,83 +211,169 @@ def fit_many(
     """Trains M models, stacked along the leading axis of `models.params`; returns them stacked. The keys are consumed.
 
     keys [M]; subsets int [M, n]: the examples that each model sees (None: all). Each equals what `fit` makes of its key
-    and its examples, up to rounding. at_once: one vmapped program; by default on accelerators, and on CPU where the
-    models have no convolutions, which run faster there one model after another.
+    and its examples, up to rounding. at_once: one vmapped program; by default where `gains` says so, and never for a
+    defence that prepares itself. Raises UserError as `fit` does.
     """
+    return fit_many_with_curves(keys, models, data, recipe, defence=defence, subsets=subsets, at_once=at_once)[0]
+
+
+def fit_many_with_curves(
+    keys: jax.Array,
+    models: Classifier,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    defence: TrainingDefence,
+    subsets: np.ndarray | None = None,
+    at_once: bool | None = None,
+    directory: str | Path | None = None,
+    report: Report = silent,
+) -> tuple[Classifier, list[Curve]]:
+    """As `fit_many`, with M curves. directory: as in `fit`, one for all; report: told of means over the models."""
     count = len(keys)
     subsets = np.broadcast_to(np.arange(len(data)), (count, len(data))) if subsets is None else np.asarray(subsets)
-    total = _steps_per_epoch(subsets.shape[1], recipe) * recipe.epochs
-    if at_once is None:
-        alone = type(defence).prepare is not TrainingDefence.prepare
-        at_once = not alone and (not on_cpu() or all(value.ndim < 5 for value in models.params.values()))
-    if not at_once:
-        parts = [_subset(data, rows) for rows in subsets]
+    parts = [[own[rows] for rows in _hold_out(keys[i], len(own), recipe)] for i, own in enumerate(subsets)]
+    at_once = gains(defence, _model(models, 0)) if at_once is None else at_once and not _prepares(defence)
+    if at_once:
+        fitted = _fit_stack(keys, models, data, parts, recipe, defence, directory, report)
+    else:
+        places = [None if directory is None else Path(directory) / str(i) for i in range(count)]
         fitted = [
-            fit(keys[i], models.replace(params=_row(models.params, i)), parts[i], recipe, defence=defence)
+            _fit(keys[i], _model(models, i), *(_subset(data, r) for r in parts[i]), recipe, defence, places[i], report)
             for i in range(count)
         ]
-        return models.replace(params=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(f.params for f in fitted)))
+    return models.replace(params=_stack([model.params for model, _ in fitted])), [curve for _, curve in fitted]
+
+
+def gains(defence: TrainingDefence, model: Classifier) -> bool:
+    """Whether a stack of such models is trained faster as one program: on accelerators, and on CPU where they have no
+    convolutions, which run faster there one model after another.
+    """
+    return not _prepares(defence) and (not on_cpu() or all(value.ndim < 4 for value in model.params.values()))
+
+
+def _prepares(defence: TrainingDefence) -> bool:
+    return type(defence).prepare is not TrainingDefence.prepare
+
+
+def _fit_stack(keys, models, data: Dataset, parts, recipe: Recipe, defence, directory, report):
+    """parts: for each model, which rows of the data it is trained on, and which are held out."""
+    count, size = len(keys), len(parts[0][0])
+    per_epoch = _steps_per_epoch(size, recipe)
+    total = per_epoch * recipe.epochs
     first = data.x[: recipe.batch_size]
     state = jax.vmap(lambda p: _begin(defence, models.replace(params=p), first, recipe, total))(models.params)
+    keeper = Keeper(directory) if directory is not None else None
+    state = keeper.newest(state) if keeper else state
+    first = int(state.step[0])
     step_keys = jax.vmap(lambda key: stream(key, "step"))(keys)
     train = partial(_train_many, defence=defence, recipe=recipe, net=models.net, total=total)
-    batches = (_batches(keys[i], subsets.shape[1], recipe, defence.replays, 0) for i in range(count))
+    batches = (_batches(keys[i], size, recipe, defence.replays, first) for i in range(count))
     for steps in zip(*batches, strict=True):
-        local = np.stack([rows for _, rows in steps])
-        rows = np.take_along_axis(subsets, local, axis=1)
-        state = train(step_keys, state, data.x[rows], data.y[rows], local)
-    return models.replace(params=state.average if recipe.ema else state.params)
+        step, ids = steps[0][0], np.stack([ids for _, ids in steps])
+        rows = np.stack([part[own] for (part, _), own in zip(parts, ids, strict=True)])
+        state, measured = train(step_keys, state, data.x[rows], data.y[rows], ids)
+        ends = (step + 1) % per_epoch == 0
+        if ends and recipe.holdout:
+            _require_finite(measured[0], step)
+            each = [(_row(state, i), *(_subset(data, rows) for rows in parts[i])) for i in range(count)]
+            judged = [
+                _judge(keys[i], models.net, *own, defence, recipe, step // per_epoch) for i, own in enumerate(each)
+            ]
+            state = _stack(judged)
+        if _looks(step, total, ends and recipe.holdout):
+            _require_finite(measured[0], step)
+            report(_progress(step, total, measured, [_row(state.trace, i) for i in range(count)], recipe))
+        if keeper and ends:
+            keeper.save(step + 1, state)
+    fitted = [(_row(state, i), _subset(data, parts[i][0])) for i in range(count)]
+    return [_finish(keys[i], models.net, *own, recipe, total - first) for i, own in enumerate(fitted)]
+
+
+def _hold_out(key: jax.Array, count: int, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `count` examples are trained on, and which are held out."""
+    if not recipe.holdout:
+        return np.arange(count), np.arange(0)
+    if count - recipe.holdout < recipe.batch_size:
+        raise UserError(
+            f"holdout = {recipe.holdout}: of {count} training examples that leaves less than one batch of "
+            f"{recipe.batch_size}"
+        )
+    order = np.asarray(jax.random.permutation(stream(key, "holdout"), count))
+    return np.sort(order[recipe.holdout :]), np.sort(order[: recipe.holdout])
 
 
 def _subset(data: Dataset, rows: np.ndarray) -> Dataset:
-    return Dataset(data.x[rows], data.y[rows], data.classes, data.name)
+    return (
+        data
+        if np.array_equal(rows, np.arange(len(data)))
+        else Dataset(data.x[rows], data.y[rows], data.classes, data.name)
+    )
 
 
-class Keeper:
-    """The checkpoints of one run (Orbax): the newest two, each written whole or not at all."""
-
-    def __init__(self, directory: str | Path):
-        import orbax.checkpoint
-
-        options = orbax.checkpoint.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-        self.args, self.directory = orbax.checkpoint.args, Path(directory).absolute()
-        self.manager = orbax.checkpoint.CheckpointManager(self.directory, options=options)
-
-    def newest(self, state: Fit) -> Fit:
-        """The state in the newest checkpoint that can be read, or `state` where there is none."""
-        for step in sorted(self.manager.all_steps(), reverse=True):
-            try:
-                leaves = self.manager.restore(step, args=self.args.StandardRestore(_leaves(state)))
-            except Exception as error:
-                warnings.warn(
-                    f"checkpoint {step} in {self.directory} is damaged and passed over: {str(error).splitlines()[0]}",
-                    stacklevel=2,
-                )
-                self.manager.delete(step)
-                continue
-            return jax.tree.unflatten(jax.tree.structure(state), [leaves[name] for name in _leaves(state)])
-        return state
-
-    def save(self, step: int, state: Fit) -> None:
-        try:
-            self.manager.save(step, args=self.args.StandardSave(_leaves(state)))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"could not write checkpoint {step} to {self.directory}: {error}; the one before it is "
-                "whole, and the same command goes on from there"
-            ) from error
+def _looks(step: int, total: int, judged: bool) -> bool:
+    return bool(judged) or (step + 1) % EVERY == 0 or step + 1 == total
 
 
-def _leaves(state: Fit) -> dict[str, np.ndarray]:
-    return {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+def _judge(key, net, state: Fit, data: Dataset, held: Dataset, defence, recipe: Recipe, epoch: int) -> Fit:
+    """The state with the epoch's accuracy on the images held out, of the weights that would be returned now."""
+    params = _weights(key, net, state, data, recipe)
+    model, watched = Classifier(net, params), defence.watched
+    trace = state.trace.judged(epoch, *validate(stream(key, "validate"), model, held, watched, recipe.batch_size))
+    better = recipe.keep == "best" and best(trace) == epoch
+    return state.replace(trace=trace, best=params if better else state.best)
+
+
+def _weights(key, net, state: Fit, data: Dataset, recipe: Recipe) -> dict:
+    """What the newest weights, or their average, are worth returning as."""
+    if not recipe.averages:
+        return state.params
+    return state.average | (_statistics(key, net, state.average, data, recipe.batch_size) if recipe.swa else {})
+
+
+def _statistics(key, net, params: dict, data: Dataset, size: int) -> dict:
+    """Batch norm's statistics with these weights: means over the whole batches of the data."""
+    starts = range(0, len(data) - size + 1, size)
+    each = [_statistics_of(net, params, data.x[i : i + size], stream(key, "statistics")) for i in starts]
+    return jax.tree.map(lambda *parts: jnp.mean(jnp.stack(parts), axis=0), *each)
+
+
+@partial(jax.jit, static_argnames="net")
+def _statistics_of(net, params, x, key):
+    return net.statistics(params, as_unit(x), key)
+
+
+def _progress(step: int, total: int, measured, traces: list[Trace], recipe: Recipe) -> Progress:
+    """Means over the models of a stack."""
+    loss, accuracy = (float(np.mean(value)) for value in measured)
+    epoch = (step + 1) // (total // recipe.epochs) - 1
+    if not recipe.holdout or epoch < 0:
+        return Progress(step + 1, total, loss, accuracy)
+    clean, robust = (float(np.mean([getattr(t, name)[epoch] for t in traces])) for name in ("clean", "robust"))
+    ends = (step + 1) % (total // recipe.epochs) == 0
+    warnings = [_warning(trace, epoch, recipe.holdout) for trace in traces] if ends else []
+    return Progress(
+        step + 1, total, loss, accuracy, clean, None if np.isnan(robust) else robust, max(warnings, default="")
+    )
+
+
+def _warning(trace: Trace, epoch: int, held: int) -> str:
+    """What there is to say at the end of this epoch; nothing if it was to be said before."""
+    accuracy, robust = (tuple(np.asarray(values)[: epoch + 1].tolist()) for values in (trace.accuracy, trace.robust))
+    return collapsed(robust, epoch) if collapse(accuracy, robust, held) == epoch else ""
+
+
+def _finish(key, net, state: Fit, data: Dataset, recipe: Recipe, steps: int) -> tuple[Classifier, Curve]:
+    params = state.best if recipe.keep == "best" else _weights(key, net, state, data, recipe)
+    return Classifier(net, params), Curve.read(state.trace, recipe.keep, recipe.holdout, steps)
 
 
 def _begin(defence: TrainingDefence, model: Classifier, x: np.ndarray, recipe: Recipe, total: int) -> Fit:
     model = defence.initialise(model)
     weights = model.net.trainable(model.params)
-    average = model.params if recipe.ema else {}
-    memory = defence.remember(as_unit(x))
-    return Fit(model.params, recipe.optimiser(total).init(weights), average, memory, jnp.zeros((), jnp.int32))
+    average, best = (model.params if wanted else {} for wanted in (recipe.averages, recipe.keep == "best"))
+    optimiser, memory = recipe.optimiser(total).init(weights), defence.remember(as_unit(x))
+    return Fit(model.params, optimiser, average, best, memory, Trace.of(recipe.epochs), jnp.zeros((), jnp.int32))
 
 
 def _batches(key: jax.Array, count: int, recipe: Recipe, replays: int, first: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -267,9 +404,9 @@ def _train(key, net, state: Fit, x, y, ids, defence, recipe: Recipe, total: int)
     return _update(stream(key, "update"), state, clean, x, y, defence, net=net, recipe=recipe, total=total)
 
 
-def _train_many(keys, state: Fit, x, y, ids, *, defence, recipe, net, total) -> Fit:
+def _train_many(keys, state: Fit, x, y, ids, *, defence, recipe, net, total):
     def one(key, state, x, y, ids):
-        return _train(key, net, state, x, y, ids, defence, recipe, total)[0]
+        return _train(key, net, state, x, y, ids, defence, recipe, total)
 
     return jax.vmap(one)(keys, state, x, y, ids)
 
@@ -307,18 +444,42 @@ def _update(key, state: Fit, clean, x, y, defence, *, net, recipe: Recipe, total
     )
     changes, optimiser = recipe.optimiser(total).update(gradients, state.optimiser, weights)
     params = params | optax.apply_updates(weights, changes)
-    average = state.average
-    if recipe.ema:
-        average = jax.tree.map(lambda a, p: recipe.ema * a + (1 - recipe.ema) * p, average, params)
-    return Fit(params, optimiser, average, memory, state.step + 1), (loss, accuracy)
+    per_epoch = total // recipe.epochs
+    return state.replace(
+        params=params,
+        optimiser=optimiser,
+        average=_averaged(state, params, recipe, total),
+        memory=memory,
+        trace=state.trace.trained(state.step // per_epoch, loss, accuracy, 1 / per_epoch),
+        step=state.step + 1,
+    ), (loss, accuracy)
 
 
-def _require_finite(loss: float, step: int) -> None:
+def _averaged(state: Fit, params: dict, recipe: Recipe, total: int) -> dict:
+    """The average with the newest weights in it; until averaging begins, these alone."""
+    if not recipe.averages:
+        return {}
+    seen = jnp.maximum(state.step - round(recipe.swa * total), 0)
+    share = 1 - recipe.ema if recipe.ema else 1 / (seen + 1)
+    return jax.tree.map(lambda a, p: (1 - share) * a + share * p, state.average, params)
+
+
+def _require_finite(losses: Any, step: int) -> None:
+    """losses: of one model or of each of a stack."""
+    loss = float(np.sum(losses))
     if not np.isfinite(loss):
         raise UserError(
             f"the loss is {loss} at step {step + 1}: lower the learning rate; checkpoints before this step are whole"
         )
 
 
-def _row(params: dict, i: int) -> dict:
-    return {name: value[i] for name, value in params.items()}
+def _model(models: Classifier, i: int) -> Classifier:
+    return models.replace(params=_row(models.params, i))
+
+
+def _row(stack: Any, i: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[i], stack)
+
+
+def _stack(rows: list) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)

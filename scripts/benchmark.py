@@ -4,6 +4,7 @@
     python scripts/benchmark.py drive [--examples 500] [--steps 100] [--repeats 3]
     python scripts/benchmark.py autoattack --peers [--examples 500] [--only PART] [--model CALL] [--dataset CALL]
                                                 [--budget CALL]
+    python scripts/benchmark.py training --peers [--batches 10] [--repeats 3] [--only-defence NAME]
 
 drive: PGD through the driver against a plain PGD in PyTorch eager, on the shipped model that survives most of it and
 on the one that it breaks. Repeats alternate between the two programs and medians are compared, so that a machine whose
@@ -12,6 +13,8 @@ speed drifts does not favour either. What one compilation costs is given apart.
 autoattack: the standard version against the reference implementation, component by component, on the same two models
 or on others. Ours runs twice: what the first run takes longer is compiling. An architecture instead of a model
 (preact_resnet18) has random weights, and its own predictions count as the labels.
+
+training: see benchmark_training.py.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 
+import benchmark_training
 import jax
 import numpy as np
 import reference
@@ -48,7 +52,7 @@ COLUMNS = ("attacked", "broken", "forwards", "gradients", "seconds")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["drive", "autoattack"])
+    parser.add_argument("what", choices=["drive", "autoattack", "training"])
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
@@ -57,13 +61,16 @@ def main() -> None:
     parser.add_argument("--model", action="append", help="a model of this package, more than once for several")
     parser.add_argument("--dataset", default="fashion_mnist_mini")
     parser.add_argument("--budget", action="append", help="more than once for several")
+    parser.add_argument("--batches", type=int, default=10, help="steps of one training")
+    parser.add_argument("--only-defence", action="append", help="a training defence, more than once for several")
     options = parser.parse_args()
     use_all_cores()
     print(
         f"{platform.processor() or platform.machine()}, {len(jax.local_devices())} x {jax.devices()[0].device_kind}; "
         f"Python {platform.python_version()}, jax {version('jax')}, torch {version('torch')}; {options.examples} images"
     )
-    {"drive": compare_drive, "autoattack": compare_autoattack}[options.what](options)
+    parts = {"drive": compare_drive, "autoattack": compare_autoattack, "training": benchmark_training.compare}
+    parts[options.what](options)
 
 
 def compare_drive(options: argparse.Namespace) -> None:

@@ -26,5 +26,9 @@ class AdversarialTraining(TrainingDefence):
         if getattr(self.attack, "composite", False):
             raise UserError("adversarial_training: attack = cascade(...) has no single result; give one attack")
 
+    @property
+    def watched(self) -> tuple[Any, Any]:
+        return self.attack, self.budget
+
     def perturb(self, key: jax.Array, model: Classifier, x: jax.Array, y: jax.Array, ids: jax.Array) -> jax.Array:
         return attack_batch(key, self.attack, model, self.budget, x, y, ids)

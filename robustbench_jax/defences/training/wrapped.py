@@ -18,6 +18,10 @@ class WrappedTraining(TrainingDefence):
     def replays(self) -> int:
         return self.defence.replays
 
+    @property
+    def watched(self) -> tuple[Any, Any] | None:
+        return self.defence.watched
+
     def prepare(self, key: jax.Array, model: Classifier, data: Dataset, train: Train) -> "WrappedTraining":
         return self.replace(defence=self.defence.prepare(key, model, data, train))
 
