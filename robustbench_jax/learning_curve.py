@@ -7,6 +7,7 @@ Shapes: E epochs, H images held out.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from robustbench_jax.ops.drive import attack_batch
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.judge import classify
 from robustbench_jax.ops.runtime import by_slices
+from robustbench_jax.recipes import Recipe
 from robustbench_jax.types import Classifier, Dataset, record
 
 JUDGED = ("clean", "robust")
@@ -47,6 +49,30 @@ class Trace:
 
     def judged(self, epoch: int, clean: float, robust: float) -> "Trace":
         return self.replace(clean=self.clean.at[epoch].set(clean), robust=self.robust.at[epoch].set(robust))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a fit reports every few steps: loss and accuracy on the (perturbed) batch of that step.
+
+    clean, robust: accuracy on the images held out after the last whole epoch, None where that is not known. warning:
+    what the user should know, said once.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    clean: float | None = None
+    robust: float | None = None
+    warning: str = ""
+
+
+Report = Callable[[Progress], None]
+
+
+def silent(progress: Progress) -> None:
+    """Reports nothing."""
 
 
 @dataclass(frozen=True)
@@ -134,3 +160,21 @@ def collapsed(robust: tuple, epoch: int) -> str:
         f"catastrophic overfitting: robust accuracy on held-out images fell from {robust[top]:.3f} in epoch {top + 1} "
         f"to {robust[epoch]:.3f} in epoch {epoch + 1}, while training accuracy rose"
     )
+
+
+def progress(step: int, total: int, measured, traces: list[Trace], recipe: Recipe) -> Progress:
+    """Means over the models of a stack."""
+    loss, accuracy = (float(np.mean(value)) for value in measured)
+    epoch = (step + 1) // (total // recipe.epochs) - 1
+    if not recipe.holdout or epoch < 0:
+        return Progress(step + 1, total, loss, accuracy)
+    clean, robust = (float(np.mean([getattr(t, name)[epoch] for t in traces])) for name in ("clean", "robust"))
+    ends = (step + 1) % (total // recipe.epochs) == 0
+    said = [warning(trace, epoch, recipe.holdout) for trace in traces] if ends else []
+    return Progress(step + 1, total, loss, accuracy, clean, None if np.isnan(robust) else robust, max(said, default=""))
+
+
+def warning(trace: Trace, epoch: int, held: int) -> str:
+    """What there is to say at the end of this epoch; nothing if it was to be said before."""
+    accuracy, robust = (tuple(np.asarray(values)[: epoch + 1].tolist()) for values in (trace.accuracy, trace.robust))
+    return collapsed(robust, epoch) if collapse(accuracy, robust, held) == epoch else ""

@@ -5,13 +5,10 @@ Each step's randomness comes from (key, step) and each epoch's order from (key, 
 resumes to the same weights, bit for bit. The last examples of an epoch that fill no batch are left out of it; the next
 epoch has another order. Attacks inside training see the model in inference mode. Images that a recipe holds out are
 seen by neither the model nor its teachers.
-After equal averaging of weights (`swa`) batch norm's statistics are the mean of those of the training images, batch by
-batch, as they are: neither augmented nor attacked.
 Shapes: N examples, B batch, C classes, M models.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +19,13 @@ import numpy as np
 import optax
 
 from robustbench_jax.checkpoints import Keeper
+from robustbench_jax.fitting import Fit, averaged, begin, finish, judge
 from robustbench_jax.keys import per_example, stream
-from robustbench_jax.learning_curve import Curve, Trace, best, collapse, collapsed, validate
+from robustbench_jax.learning_curve import Curve, Report, progress, silent
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.runtime import on_cpu
 from robustbench_jax.recipes import Recipe
-from robustbench_jax.types import Classifier, Dataset, UserError, record
+from robustbench_jax.types import Classifier, Dataset, UserError
 
 EVERY = 20  # steps between two looks at the loss
 
@@ -42,7 +40,7 @@ class TrainingDefence:
 
     @property
     def watched(self) -> tuple[Any, Any] | None:
-        """(attack, budget) that the images held out are attacked with after each epoch; None for no attack."""
+        """(attack, budget) whose success on held-out images tells how training goes; None: no attack does."""
         return None
 
     def prepare(self, key: jax.Array, model: Classifier, data: Dataset, train: Train) -> "TrainingDefence":
@@ -60,6 +58,10 @@ class TrainingDefence:
     def remember(self, x: jax.Array) -> Any:
         """What is carried from step to step, at first; x: images float32 [B, D] of the batch's shape."""
         return ()
+
+    def recall(self, memory: Any) -> "TrainingDefence":
+        """What it is in the next call of `perturb`, in view of what it remembers. It may look at it on the host."""
+        return self
 
     def perturb(self, key: jax.Array, model: Classifier, x: jax.Array, y: jax.Array, ids: jax.Array) -> jax.Array:
         """What the model is trained on instead of x [B, D]; called between compiled steps: it may drive an attack.
@@ -92,45 +94,11 @@ class TrainingDefence:
     def combine(
         self, key: jax.Array, objective: Callable, weights: Any, batch: tuple, memory: Any
     ) -> tuple[Any, Any, Any]:
-        """(gradients, aux, memory) of objective(weights, batch) -> (loss, aux); batch is (clean, x, y)."""
+        """(gradients, aux, memory) of objective(weights, batch) -> (loss, aux); batch is (clean, x, y).
+
+        aux: (params, loss, accuracy), where accuracy is that on the first copy of the batch in x.
+        """
         return *jax.grad(objective, has_aux=True)(weights, batch), memory
-
-
-@record
-class Fit:
-    """Everything that a checkpoint must hold."""
-
-    params: Any
-    optimiser: Any
-    average: Any
-    best: Any
-    memory: Any
-    trace: Trace
-    step: jax.Array
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a fit reports every few steps: loss and accuracy on the (perturbed) batch of that step.
-
-    clean, robust: accuracy on the images held out after the last whole epoch, None where that is not known. warning:
-    what the user should know, said once.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    accuracy: float
-    clean: float | None = None
-    robust: float | None = None
-    warning: str = ""
-
-
-Report = Callable[[Progress], None]
-
-
-def silent(progress: Progress) -> None:
-    """Reports nothing."""
 
 
 def fit(
@@ -171,7 +139,7 @@ def _fit(key, model, data: Dataset, held: Dataset, recipe: Recipe, defence, dire
     defence = defence.prepare(stream(key, "prepare"), model, data, train)
     per_epoch = _steps_per_epoch(len(data), recipe)
     total = per_epoch * recipe.epochs
-    state = _begin(defence, model, data.x[: recipe.batch_size], recipe, total)
+    state = begin(defence, model, data.x[: recipe.batch_size], recipe, total)
     keeper = Keeper(directory) if directory is not None else None
     state = keeper.newest(state) if keeper else state
     first = int(state.step)
@@ -181,13 +149,13 @@ def _fit(key, model, data: Dataset, held: Dataset, recipe: Recipe, defence, dire
         ends = (step + 1) % per_epoch == 0
         if ends and recipe.holdout:
             _require_finite(measured[0], step)
-            state = _judge(key, model.net, state, data, held, defence, recipe, step // per_epoch)
+            state = judge(key, model.net, state, data, held, defence, recipe, step // per_epoch)
         if _looks(step, total, ends and recipe.holdout):
             _require_finite(measured[0], step)
-            report(_progress(step, total, measured, [state.trace], recipe))
+            report(progress(step, total, measured, [state.trace], recipe))
         if keeper and ends:
             keeper.save(step + 1, state)
-    return _finish(key, model.net, state, data, recipe, total - first)
+    return finish(key, model.net, state, data, recipe, total - first)
 
 
 def _beside(
@@ -212,7 +180,7 @@ def fit_many(
 
     keys [M]; subsets int [M, n]: the examples that each model sees (None: all). Each equals what `fit` makes of its key
     and its examples, up to rounding. at_once: one vmapped program; by default where `gains` says so, and never for a
-    defence that prepares itself. Raises UserError as `fit` does.
+    defence that prepares itself or recalls what it remembers. Raises UserError as `fit` does.
     """
     return fit_many_with_curves(keys, models, data, recipe, defence=defence, subsets=subsets, at_once=at_once)[0]
 
@@ -233,7 +201,7 @@ def fit_many_with_curves(
     count = len(keys)
     subsets = np.broadcast_to(np.arange(len(data)), (count, len(data))) if subsets is None else np.asarray(subsets)
     parts = [[own[rows] for rows in _hold_out(keys[i], len(own), recipe)] for i, own in enumerate(subsets)]
-    at_once = gains(defence, _model(models, 0)) if at_once is None else at_once and not _prepares(defence)
+    at_once = gains(defence, _model(models, 0)) if at_once is None else at_once and not _alone(defence)
     if at_once:
         fitted = _fit_stack(keys, models, data, parts, recipe, defence, directory, report)
     else:
@@ -249,11 +217,12 @@ def gains(defence: TrainingDefence, model: Classifier) -> bool:
     """Whether a stack of such models is trained faster as one program: on accelerators, and on CPU where they have no
     convolutions, which run faster there one model after another.
     """
-    return not _prepares(defence) and (not on_cpu() or all(value.ndim < 4 for value in model.params.values()))
+    return not _alone(defence) and (not on_cpu() or all(value.ndim < 4 for value in model.params.values()))
 
 
-def _prepares(defence: TrainingDefence) -> bool:
-    return type(defence).prepare is not TrainingDefence.prepare
+def _alone(defence: TrainingDefence) -> bool:
+    """Whether it has a hook that looks at one model on the host."""
+    return any(getattr(type(defence), hook) is not getattr(TrainingDefence, hook) for hook in ("prepare", "recall"))
 
 
 def _fit_stack(keys, models, data: Dataset, parts, recipe: Recipe, defence, directory, report):
@@ -262,7 +231,7 @@ def _fit_stack(keys, models, data: Dataset, parts, recipe: Recipe, defence, dire
     per_epoch = _steps_per_epoch(size, recipe)
     total = per_epoch * recipe.epochs
     first = data.x[: recipe.batch_size]
-    state = jax.vmap(lambda p: _begin(defence, models.replace(params=p), first, recipe, total))(models.params)
+    state = jax.vmap(lambda p: begin(defence, models.replace(params=p), first, recipe, total))(models.params)
     keeper = Keeper(directory) if directory is not None else None
     state = keeper.newest(state) if keeper else state
     first = int(state.step[0])
@@ -277,17 +246,15 @@ def _fit_stack(keys, models, data: Dataset, parts, recipe: Recipe, defence, dire
         if ends and recipe.holdout:
             _require_finite(measured[0], step)
             each = [(_row(state, i), *(_subset(data, rows) for rows in parts[i])) for i in range(count)]
-            judged = [
-                _judge(keys[i], models.net, *own, defence, recipe, step // per_epoch) for i, own in enumerate(each)
-            ]
-            state = _stack(judged)
+            epoch = step // per_epoch
+            state = _stack([judge(keys[i], models.net, *own, defence, recipe, epoch) for i, own in enumerate(each)])
         if _looks(step, total, ends and recipe.holdout):
             _require_finite(measured[0], step)
-            report(_progress(step, total, measured, [_row(state.trace, i) for i in range(count)], recipe))
+            report(progress(step, total, measured, [_row(state.trace, i) for i in range(count)], recipe))
         if keeper and ends:
             keeper.save(step + 1, state)
     fitted = [(_row(state, i), _subset(data, parts[i][0])) for i in range(count)]
-    return [_finish(keys[i], models.net, *own, recipe, total - first) for i, own in enumerate(fitted)]
+    return [finish(keys[i], models.net, *own, recipe, total - first) for i, own in enumerate(fitted)]
 
 
 def _hold_out(key: jax.Array, count: int, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
@@ -304,76 +271,12 @@ def _hold_out(key: jax.Array, count: int, recipe: Recipe) -> tuple[np.ndarray, n
 
 
 def _subset(data: Dataset, rows: np.ndarray) -> Dataset:
-    return (
-        data
-        if np.array_equal(rows, np.arange(len(data)))
-        else Dataset(data.x[rows], data.y[rows], data.classes, data.name)
-    )
+    whole = np.array_equal(rows, np.arange(len(data)))
+    return data if whole else Dataset(data.x[rows], data.y[rows], data.classes, data.name)
 
 
 def _looks(step: int, total: int, judged: bool) -> bool:
     return bool(judged) or (step + 1) % EVERY == 0 or step + 1 == total
-
-
-def _judge(key, net, state: Fit, data: Dataset, held: Dataset, defence, recipe: Recipe, epoch: int) -> Fit:
-    """The state with the epoch's accuracy on the images held out, of the weights that would be returned now."""
-    params = _weights(key, net, state, data, recipe)
-    model, watched = Classifier(net, params), defence.watched
-    trace = state.trace.judged(epoch, *validate(stream(key, "validate"), model, held, watched, recipe.batch_size))
-    better = recipe.keep == "best" and best(trace) == epoch
-    return state.replace(trace=trace, best=params if better else state.best)
-
-
-def _weights(key, net, state: Fit, data: Dataset, recipe: Recipe) -> dict:
-    """What the newest weights, or their average, are worth returning as."""
-    if not recipe.averages:
-        return state.params
-    return state.average | (_statistics(key, net, state.average, data, recipe.batch_size) if recipe.swa else {})
-
-
-def _statistics(key, net, params: dict, data: Dataset, size: int) -> dict:
-    """Batch norm's statistics with these weights: means over the whole batches of the data."""
-    starts = range(0, len(data) - size + 1, size)
-    each = [_statistics_of(net, params, data.x[i : i + size], stream(key, "statistics")) for i in starts]
-    return jax.tree.map(lambda *parts: jnp.mean(jnp.stack(parts), axis=0), *each)
-
-
-@partial(jax.jit, static_argnames="net")
-def _statistics_of(net, params, x, key):
-    return net.statistics(params, as_unit(x), key)
-
-
-def _progress(step: int, total: int, measured, traces: list[Trace], recipe: Recipe) -> Progress:
-    """Means over the models of a stack."""
-    loss, accuracy = (float(np.mean(value)) for value in measured)
-    epoch = (step + 1) // (total // recipe.epochs) - 1
-    if not recipe.holdout or epoch < 0:
-        return Progress(step + 1, total, loss, accuracy)
-    clean, robust = (float(np.mean([getattr(t, name)[epoch] for t in traces])) for name in ("clean", "robust"))
-    ends = (step + 1) % (total // recipe.epochs) == 0
-    warnings = [_warning(trace, epoch, recipe.holdout) for trace in traces] if ends else []
-    return Progress(
-        step + 1, total, loss, accuracy, clean, None if np.isnan(robust) else robust, max(warnings, default="")
-    )
-
-
-def _warning(trace: Trace, epoch: int, held: int) -> str:
-    """What there is to say at the end of this epoch; nothing if it was to be said before."""
-    accuracy, robust = (tuple(np.asarray(values)[: epoch + 1].tolist()) for values in (trace.accuracy, trace.robust))
-    return collapsed(robust, epoch) if collapse(accuracy, robust, held) == epoch else ""
-
-
-def _finish(key, net, state: Fit, data: Dataset, recipe: Recipe, steps: int) -> tuple[Classifier, Curve]:
-    params = state.best if recipe.keep == "best" else _weights(key, net, state, data, recipe)
-    return Classifier(net, params), Curve.read(state.trace, recipe.keep, recipe.holdout, steps)
-
-
-def _begin(defence: TrainingDefence, model: Classifier, x: np.ndarray, recipe: Recipe, total: int) -> Fit:
-    model = defence.initialise(model)
-    weights = model.net.trainable(model.params)
-    average, best = (model.params if wanted else {} for wanted in (recipe.averages, recipe.keep == "best"))
-    optimiser, memory = recipe.optimiser(total).init(weights), defence.remember(as_unit(x))
-    return Fit(model.params, optimiser, average, best, memory, Trace.of(recipe.epochs), jnp.zeros((), jnp.int32))
 
 
 def _batches(key: jax.Array, count: int, recipe: Recipe, replays: int, first: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -400,7 +303,8 @@ def _train(key, net, state: Fit, x, y, ids, defence, recipe: Recipe, total: int)
     batch = jax.random.fold_in(key, state.step // defence.replays)
     clean = _augment(stream(batch, "augment"), x, recipe.augmentation)
     key = jax.random.fold_in(key, state.step)
-    x = defence.perturb(stream(key, "perturb"), Classifier(net, state.params), clean, y, ids)
+    recalling, model = defence.recall(state.memory), Classifier(net, state.params)
+    x = recalling.perturb(stream(key, "perturb"), model, clean, y, ids)
     return _update(stream(key, "update"), state, clean, x, y, defence, net=net, recipe=recipe, total=total)
 
 
@@ -448,20 +352,11 @@ def _update(key, state: Fit, clean, x, y, defence, *, net, recipe: Recipe, total
     return state.replace(
         params=params,
         optimiser=optimiser,
-        average=_averaged(state, params, recipe, total),
+        average=averaged(state, params, recipe, total),
         memory=memory,
         trace=state.trace.trained(state.step // per_epoch, loss, accuracy, 1 / per_epoch),
         step=state.step + 1,
     ), (loss, accuracy)
-
-
-def _averaged(state: Fit, params: dict, recipe: Recipe, total: int) -> dict:
-    """The average with the newest weights in it; until averaging begins, these alone."""
-    if not recipe.averages:
-        return {}
-    seen = jnp.maximum(state.step - round(recipe.swa * total), 0)
-    share = 1 - recipe.ema if recipe.ema else 1 / (seen + 1)
-    return jax.tree.map(lambda a, p: (1 - share) * a + share * p, state.average, params)
 
 
 def _require_finite(losses: Any, step: int) -> None:

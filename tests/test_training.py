@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from robustbench_jax import training
+from robustbench_jax import fitting, training
 from robustbench_jax.keys import stream
 from robustbench_jax.models import build_model
 from robustbench_jax.models.blocks import Dense, batch_norm, flatten
@@ -235,7 +235,7 @@ def test_after_equal_averaging_batch_norm_has_the_statistics_of_the_training_ima
 
 def test_what_is_watched_is_reported_and_a_collapse_is_said_once(monkeypatch):
     robust = iter([0.4, 0.6, 0.5, 0.1, 0.0])
-    monkeypatch.setattr(training, "validate", lambda *_: (0.75, next(robust)))
+    monkeypatch.setattr(fitting, "validate", lambda *_: (0.75, next(robust)))
     seen, recipe = [], build("recipe", "sgd(epochs=5, batch_size=8, holdout=16)")
     _, curve = fit_with_curve(jax.random.key(1), fresh(), images(), recipe, defence=Busy(), report=seen.append)
     np.testing.assert_allclose(curve.robust, [0.4, 0.6, 0.5, 0.1, 0.0])

@@ -21,10 +21,10 @@ from robustbench_jax.bench.clock import Clock
 from robustbench_jax.bench.records import write_whole
 from robustbench_jax.data import load_dataset
 from robustbench_jax.keys import stream
-from robustbench_jax.learning_curve import Curve
+from robustbench_jax.learning_curve import Curve, Progress
 from robustbench_jax.models import build_model, files, zoo
 from robustbench_jax.registry import build
-from robustbench_jax.training import Progress, fit_many_with_curves, fit_with_curve, gains
+from robustbench_jax.training import fit_many_with_curves, fit_with_curve, gains
 from robustbench_jax.types import Classifier, Dataset, UserError
 
 CHECKPOINTS, RUN = "checkpoints", "run.json"

@@ -31,6 +31,9 @@ class WrappedTraining(TrainingDefence):
     def remember(self, x: jax.Array) -> Any:
         return self.defence.remember(x)
 
+    def recall(self, memory: Any) -> "WrappedTraining":
+        return self.replace(defence=self.defence.recall(memory))
+
     def perturb(self, key: jax.Array, model: Classifier, x: jax.Array, y: jax.Array, ids: jax.Array) -> jax.Array:
         return self.defence.perturb(key, model, x, y, ids)
 
