@@ -1,11 +1,13 @@
 """What training costs: against the same recipe in plain PyTorch, and each defence against standard training.
 
 Both programs start from the same weights, see the same batches in the same order, take PGD's steps from the same points
-and stop at the same images (an image that is misclassified moves no more), so that their losses agree up to rounding.
+and stop at the same images (an image that is misclassified moves no more), so that their losses agree up to rounding,
+as long as no sign of a gradient near zero differs: the loss of the first batch is given beside the last one.
+Programs take turns and medians are compared. A processor's second is what all threads used, and depends less than wall
+time on what else the machine does; `taskset -c 0` gives both programs one core.
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from robustbench_jax.registry import build, discover
 from robustbench_jax.training import fit
 from robustbench_jax.types import Classifier, Dataset, UserError
 
-EPS, BATCH, KEY, PLACES = 0.1, 128, 0, 4
+EPS, BATCH, KEY = 0.1, 128, 0
 RATE, MOMENTUM, DECAY = 0.02, 0.9, 5e-4
 RECIPE = f"sgd(epochs=1, batch_size={BATCH}, learning_rate={RATE}, weight_decay={DECAY}, schedule='constant')"
 ATTACKS = (0, 7)
@@ -33,8 +35,17 @@ class Cost:
     """A training defence, with its default arguments, and its time as a multiple of standard training's."""
 
     defence: str
-    images_per_second: float
+    rate: float
     multiple: float
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Images a second of wall time and of the processor's time, and what the program returned last."""
+
+    wall: float
+    processor: float
+    result: float
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -42,15 +53,16 @@ def compare(options: argparse.Namespace) -> None:
     model = build_model(options.model[0] if options.model else "cnn", data.x.shape[1:], len(data.classes), key("init"))
     if options.peers:
         print(
-            f"{options.batches} steps of {BATCH} images, Linf {EPS}, median of {options.repeats}; programs take turns\n"
-            "| training | images/s, PyTorch | images/s, ours | ours / PyTorch | last loss, PyTorch | last loss, ours "
-            "|\n| --- |" + " ---: |" * 5
+            f"{options.batches} steps of {BATCH} images, Linf {EPS}, median of {options.repeats}; programs take turns; "
+            f"PyTorch has {torch.get_num_threads()} threads\n"
+            "| training | images/s, PyTorch | ours | ours / PyTorch | images a processor's second, PyTorch | ours "
+            "| ours / PyTorch | first loss, PyTorch | ours | last loss, PyTorch | ours |\n| --- |" + " ---: |" * 10
         )
         for steps in ATTACKS:
             print(row(model, data, steps, options.repeats), flush=True)
-    print("| defence | images/s | cost, standard = 1 |\n| --- | ---: | ---: |")
+    print("| defence | images a processor's second | cost, standard = 1 |\n| --- | ---: | ---: |")
     for cost in costs(model, data, options.repeats, options.only_defence):
-        print(f"| `{cost.defence}` | {cost.images_per_second:,.0f} | {cost.multiple:.1f} |", flush=True)
+        print(f"| `{cost.defence}` | {cost.rate:,.0f} | {cost.multiple:.1f} |", flush=True)
 
 
 def some(dataset: str, batches: int) -> Dataset:
@@ -68,10 +80,14 @@ def row(model: Classifier, data: Dataset, steps: int, repeats: int) -> str:
         f"adversarial_training(pgd(steps={steps}, random_start=False), linf({EPS}))" if steps else "standard",
     )
     programs = {"torch": lambda: torch_fit(model, data, steps), "ours": lambda: our_fit(model, data, defence)}
-    rates, losses = alternate(programs, len(data), repeats)
+    begin = [torch_fit(model, data.take(BATCH), steps), our_fit(model, data.take(BATCH), defence)]
+    timed = alternate(programs, len(data), repeats)
+    theirs, ours = timed["torch"], timed["ours"]
+    losses = " | ".join(f"{loss:.6f}" for loss in (*begin, theirs.result, ours.result))
     return (
-        f"| {f'adversarial, PGD-{steps}' if steps else 'standard'} | {rates['torch']:,.0f} | {rates['ours']:,.0f} "
-        f"| {rates['ours'] / rates['torch']:.2f} | {losses['torch']:.6f} | {losses['ours']:.6f} |"
+        f"| {f'adversarial, PGD-{steps}' if steps else 'standard'} | {theirs.wall:,.0f} | {ours.wall:,.0f} "
+        f"| {ours.wall / theirs.wall:.2f} | {theirs.processor:,.0f} | {ours.processor:,.0f} "
+        f"| {ours.processor / theirs.processor:.2f} | {losses} |"
     )
 
 
@@ -143,24 +159,24 @@ def costs(model: Classifier, data: Dataset, repeats: int, only: list[str] | None
         try:
             made[name] = build("training", name)
             if only and name not in (*only, "standard"):
-                raise UserError("not asked for")
+                made.pop(name)
+                continue
             our_fit(model, data, made[name])
         except UserError as error:
             made.pop(name, None)
-            if not only:
-                print(f"left out: {name}: {error}")
+            print(f"left out: {name}: {error}")
     programs = {name: lambda defence=defence: our_fit(model, data, defence) for name, defence in made.items()}
-    rates, _ = alternate(programs, len(data), repeats)
+    rates = {name: timed.processor for name, timed in alternate(programs, len(data), repeats).items()}
     return [Cost(name, rate, rates["standard"] / rate) for name, rate in rates.items()]
 
 
-def alternate(programs: dict[str, Callable], count: int, repeats: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Median images a second and last result of each program; they take turns, after one turn that does not count."""
+def alternate(programs: dict[str, Callable], count: int, repeats: int) -> dict[str, Timed]:
+    """Medians over the turns that the programs take, after one turn that does not count."""
     times, results = {name: [] for name in programs}, {}
     for repeat in range(repeats + 1):
         for name, program in programs.items():
-            began = time.perf_counter()
+            began = np.array([time.perf_counter(), time.process_time()])
             results[name] = program()
             if repeat:
-                times[name].append(time.perf_counter() - began)
-    return {name: count / statistics.median(values) for name, values in times.items()}, results
+                times[name].append(np.array([time.perf_counter(), time.process_time()]) - began)
+    return {name: Timed(*(count / np.median(spent, axis=0)), results[name]) for name, spent in times.items()}
