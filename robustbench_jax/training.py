@@ -142,10 +142,10 @@ def _fit(key, model, data: Dataset, held: Dataset, recipe: Recipe, defence, dire
     state = begin(defence, model, data.x[: recipe.batch_size], recipe, total)
     keeper = Keeper(directory) if directory is not None else None
     state = keeper.newest(state) if keeper else state
-    first = int(state.step)
+    first, steps = int(state.step), stream(key, "step")
     for step, rows in _batches(key, len(data), recipe, defence.replays, first):
         x, y = data.x[rows], data.y[rows]
-        state, measured = _train(stream(key, "step"), model.net, state, x, y, rows, defence, recipe, total)
+        state, measured = _train(steps, model.net, state, x, y, rows, defence, recipe, total)
         ends = (step + 1) % per_epoch == 0
         if ends and recipe.holdout:
             _require_finite(measured[0], step)
@@ -300,12 +300,10 @@ def _steps_per_epoch(count: int, recipe: Recipe) -> int:
 
 def _train(key, net, state: Fit, x, y, ids, defence, recipe: Recipe, total: int):
     """One step of one model: augment, perturb, update."""
-    batch = jax.random.fold_in(key, state.step // defence.replays)
-    clean = _augment(stream(batch, "augment"), x, recipe.augmentation)
-    key = jax.random.fold_in(key, state.step)
+    clean, perturb, update = _ready(key, x, state.step, recipe.augmentation, defence.replays)
     recalling, model = defence.recall(state.memory), Classifier(net, state.params)
-    x = recalling.perturb(stream(key, "perturb"), model, clean, y, ids)
-    return _update(stream(key, "update"), state, clean, x, y, defence, net=net, recipe=recipe, total=total)
+    x = recalling.perturb(perturb, model, clean, y, ids)
+    return _update(update, state, clean, x, y, defence, net=net, recipe=recipe, total=total)
 
 
 def _train_many(keys, state: Fit, x, y, ids, *, defence, recipe, net, total):
@@ -313,6 +311,13 @@ def _train_many(keys, state: Fit, x, y, ids, *, defence, recipe, net, total):
         return _train(key, net, state, x, y, ids, defence, recipe, total)
 
     return jax.vmap(one)(keys, state, x, y, ids)
+
+
+@partial(jax.jit, static_argnames=("augmentation", "replays"))
+def _ready(key, x, step, augmentation: str, replays: int):
+    """The step's augmented images, and its keys for `perturb` and for the update."""
+    batch, key = jax.random.fold_in(key, step // replays), jax.random.fold_in(key, step)
+    return _augment(stream(batch, "augment"), x, augmentation), stream(key, "perturb"), stream(key, "update")
 
 
 @partial(jax.jit, static_argnames="kind")
