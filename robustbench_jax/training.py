@@ -1,14 +1,14 @@
 """The training loops: `fit` (one model) and `fit_many` (a stack of models that differ in seed and in examples).
 
+`fit_with_curve` and `fit_many_with_curves` return how it went as well (learning_curve.py).
 Each step's randomness comes from (key, step) and each epoch's order from (key, epoch), so a run that was killed
 resumes to the same weights, bit for bit. The last examples of an epoch that fill no batch are left out of it; the next
-epoch has another order. Attacks inside training see the model in inference mode.
+epoch has another order. Attacks inside training see the model in inference mode. Images that a recipe holds out are
+seen by neither the model nor its teachers.
 Shapes: N examples, B batch, C classes, M models.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from robustbench_jax.checkpoints import Keeper
+from robustbench_jax.fitting import Fit, averaged, begin, finish, judge
 from robustbench_jax.keys import per_example, stream
+from robustbench_jax.learning_curve import Curve, Report, progress, silent
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.runtime import on_cpu
 from robustbench_jax.recipes import Recipe
-from robustbench_jax.types import Classifier, Dataset, UserError, record
+from robustbench_jax.types import Classifier, Dataset, UserError
 
 EVERY = 20  # steps between two looks at the loss
 
@@ -98,27 +101,6 @@ class TrainingDefence:
         return *jax.grad(objective, has_aux=True)(weights, batch), memory
 
 
-@record
-class Fit:
-    """Everything that a checkpoint must hold."""
-
-    params: Any
-    optimiser: Any
-    average: Any
-    memory: Any
-    step: jax.Array
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a fit reports every few steps: loss and accuracy on the (perturbed) batch of that step."""
-
-    step: int
-    steps: int
-    loss: float
-    accuracy: float
-
-
 def fit(
     key: jax.Array,
     model: Classifier,
@@ -127,36 +109,61 @@ def fit(
     *,
     defence: TrainingDefence,
     directory: str | Path | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Report = silent,
 ) -> Classifier:
-    """Trains `model` on `data`; returns it with its last weights, or their average. The key is consumed.
+    """Trains `model` on `data`; returns it with its last weights, their average, or the best ones, as the recipe says.
 
     directory: where checkpoints go, one an epoch; a run that finds some there goes on from the newest whole one.
-    Raises UserError where a batch does not fit the data, and where the loss is no longer finite.
+    The key is consumed. Raises UserError where a batch does not fit the data, and where the loss is no longer finite.
     """
-    train = partial(_beside, stream(key, "beside"), data, recipe, directory, report)
+    return fit_with_curve(key, model, data, recipe, defence=defence, directory=directory, report=report)[0]
+
+
+def fit_with_curve(
+    key: jax.Array,
+    model: Classifier,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    defence: TrainingDefence,
+    directory: str | Path | None = None,
+    report: Report = silent,
+) -> tuple[Classifier, Curve]:
+    """As `fit`, with the curve."""
+    train, held = (_subset(data, rows) for rows in _hold_out(key, len(data), recipe))
+    return _fit(key, model, train, held, recipe, defence, directory, report)
+
+
+def _fit(key, model, data: Dataset, held: Dataset, recipe: Recipe, defence, directory, report):
+    train = partial(_beside, stream(key, "beside"), data, held, recipe, directory, report)
     defence = defence.prepare(stream(key, "prepare"), model, data, train)
     per_epoch = _steps_per_epoch(len(data), recipe)
     total = per_epoch * recipe.epochs
-    state = _begin(defence, model, data.x[: recipe.batch_size], recipe, total)
+    state = begin(defence, model, data.x[: recipe.batch_size], recipe, total)
     keeper = Keeper(directory) if directory is not None else None
     state = keeper.newest(state) if keeper else state
-    for step, rows in _batches(key, len(data), recipe, defence.replays, int(state.step)):
+    first, steps = int(state.step), stream(key, "step")
+    for step, rows in _batches(key, len(data), recipe, defence.replays, first):
         x, y = data.x[rows], data.y[rows]
-        state, measured = _train(stream(key, "step"), model.net, state, x, y, rows, defence, recipe, total)
-        if (step + 1) % EVERY == 0 or step + 1 == total:
-            loss, accuracy = map(float, measured)
-            _require_finite(loss, step)
-            report(Progress(step + 1, total, loss, accuracy))
-        if keeper and (step + 1) % per_epoch == 0:
+        state, measured = _train(steps, model.net, state, x, y, rows, defence, recipe, total)
+        ends = (step + 1) % per_epoch == 0
+        if ends and recipe.holdout:
+            _require_finite(measured[0], step)
+            state = judge(key, model.net, state, data, held, defence, recipe, step // per_epoch)
+        if _looks(step, total, ends and recipe.holdout):
+            _require_finite(measured[0], step)
+            report(progress(step, total, measured, [state.trace], recipe))
+        if keeper and ends:
             keeper.save(step + 1, state)
-    return model.replace(params=state.average if recipe.ema else state.params)
+    return finish(key, model.net, state, data, recipe, total - first)
 
 
-def _beside(key, data, recipe, directory, report, name: str, model: Classifier, defence: TrainingDefence) -> Classifier:
+def _beside(
+    key, data, held, recipe, directory, report, name: str, model: Classifier, defence: TrainingDefence
+) -> Classifier:
     """A model that a defence needs for the training of another one; trained once, as long as its directory is there."""
     inner = None if directory is None else Path(directory) / name
-    return fit(stream(key, name), model, data, recipe, defence=defence, directory=inner, report=report)
+    return _fit(stream(key, name), model, data, held, recipe, defence, inner, report)[0]
 
 
 def fit_many(
@@ -172,85 +179,104 @@ def fit_many(
     """Trains M models, stacked along the leading axis of `models.params`; returns them stacked. The keys are consumed.
 
     keys [M]; subsets int [M, n]: the examples that each model sees (None: all). Each equals what `fit` makes of its key
-    and its examples, up to rounding. at_once: one vmapped program; by default on accelerators, and on CPU where the
-    models have no convolutions, which run faster there one model after another.
+    and its examples, up to rounding. at_once: one vmapped program; by default where `gains` says so, and never for a
+    defence that prepares itself or recalls what it remembers. Raises UserError as `fit` does.
     """
+    return fit_many_with_curves(keys, models, data, recipe, defence=defence, subsets=subsets, at_once=at_once)[0]
+
+
+def fit_many_with_curves(
+    keys: jax.Array,
+    models: Classifier,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    defence: TrainingDefence,
+    subsets: np.ndarray | None = None,
+    at_once: bool | None = None,
+    directory: str | Path | None = None,
+    report: Report = silent,
+) -> tuple[Classifier, list[Curve]]:
+    """As `fit_many`, with M curves. directory: as in `fit`, one for all; report: told of means over the models."""
     count = len(keys)
     subsets = np.broadcast_to(np.arange(len(data)), (count, len(data))) if subsets is None else np.asarray(subsets)
-    total = _steps_per_epoch(subsets.shape[1], recipe) * recipe.epochs
-    if at_once is None:
-        alone = any(
-            getattr(type(defence), hook) is not getattr(TrainingDefence, hook) for hook in ("prepare", "recall")
-        )
-        at_once = not alone and (not on_cpu() or all(value.ndim < 5 for value in models.params.values()))
-    if not at_once:
-        parts = [_subset(data, rows) for rows in subsets]
+    parts = [[own[rows] for rows in _hold_out(keys[i], len(own), recipe)] for i, own in enumerate(subsets)]
+    at_once = gains(defence, _model(models, 0)) if at_once is None else at_once and not _alone(defence)
+    if at_once:
+        fitted = _fit_stack(keys, models, data, parts, recipe, defence, directory, report)
+    else:
+        places = [None if directory is None else Path(directory) / str(i) for i in range(count)]
         fitted = [
-            fit(keys[i], models.replace(params=_row(models.params, i)), parts[i], recipe, defence=defence)
+            _fit(keys[i], _model(models, i), *(_subset(data, r) for r in parts[i]), recipe, defence, places[i], report)
             for i in range(count)
         ]
-        return models.replace(params=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(f.params for f in fitted)))
+    return models.replace(params=_stack([model.params for model, _ in fitted])), [curve for _, curve in fitted]
+
+
+def gains(defence: TrainingDefence, model: Classifier) -> bool:
+    """Whether a stack of such models is trained faster as one program: on accelerators, and on CPU where they have no
+    convolutions, which run faster there one model after another.
+    """
+    return not _alone(defence) and (not on_cpu() or all(value.ndim < 4 for value in model.params.values()))
+
+
+def _alone(defence: TrainingDefence) -> bool:
+    """Whether it has a hook that looks at one model on the host."""
+    return any(getattr(type(defence), hook) is not getattr(TrainingDefence, hook) for hook in ("prepare", "recall"))
+
+
+def _fit_stack(keys, models, data: Dataset, parts, recipe: Recipe, defence, directory, report):
+    """parts: for each model, which rows of the data it is trained on, and which are held out."""
+    count, size = len(keys), len(parts[0][0])
+    per_epoch = _steps_per_epoch(size, recipe)
+    total = per_epoch * recipe.epochs
     first = data.x[: recipe.batch_size]
-    state = jax.vmap(lambda p: _begin(defence, models.replace(params=p), first, recipe, total))(models.params)
+    state = jax.vmap(lambda p: begin(defence, models.replace(params=p), first, recipe, total))(models.params)
+    keeper = Keeper(directory) if directory is not None else None
+    state = keeper.newest(state) if keeper else state
+    first = int(state.step[0])
     step_keys = jax.vmap(lambda key: stream(key, "step"))(keys)
     train = partial(_train_many, defence=defence, recipe=recipe, net=models.net, total=total)
-    batches = (_batches(keys[i], subsets.shape[1], recipe, defence.replays, 0) for i in range(count))
+    batches = (_batches(keys[i], size, recipe, defence.replays, first) for i in range(count))
     for steps in zip(*batches, strict=True):
-        local = np.stack([rows for _, rows in steps])
-        rows = np.take_along_axis(subsets, local, axis=1)
-        state = train(step_keys, state, data.x[rows], data.y[rows], local)
-    return models.replace(params=state.average if recipe.ema else state.params)
+        step, ids = steps[0][0], np.stack([ids for _, ids in steps])
+        rows = np.stack([part[own] for (part, _), own in zip(parts, ids, strict=True)])
+        state, measured = train(step_keys, state, data.x[rows], data.y[rows], ids)
+        ends = (step + 1) % per_epoch == 0
+        if ends and recipe.holdout:
+            _require_finite(measured[0], step)
+            each = [(_row(state, i), *(_subset(data, rows) for rows in parts[i])) for i in range(count)]
+            epoch = step // per_epoch
+            state = _stack([judge(keys[i], models.net, *own, defence, recipe, epoch) for i, own in enumerate(each)])
+        if _looks(step, total, ends and recipe.holdout):
+            _require_finite(measured[0], step)
+            report(progress(step, total, measured, [_row(state.trace, i) for i in range(count)], recipe))
+        if keeper and ends:
+            keeper.save(step + 1, state)
+    fitted = [(_row(state, i), _subset(data, parts[i][0])) for i in range(count)]
+    return [finish(keys[i], models.net, *own, recipe, total - first) for i, own in enumerate(fitted)]
+
+
+def _hold_out(key: jax.Array, count: int, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `count` examples are trained on, and which are held out."""
+    if not recipe.holdout:
+        return np.arange(count), np.arange(0)
+    if count - recipe.holdout < recipe.batch_size:
+        raise UserError(
+            f"holdout = {recipe.holdout}: of {count} training examples that leaves less than one batch of "
+            f"{recipe.batch_size}"
+        )
+    order = np.asarray(jax.random.permutation(stream(key, "holdout"), count))
+    return np.sort(order[recipe.holdout :]), np.sort(order[: recipe.holdout])
 
 
 def _subset(data: Dataset, rows: np.ndarray) -> Dataset:
-    return Dataset(data.x[rows], data.y[rows], data.classes, data.name)
+    whole = np.array_equal(rows, np.arange(len(data)))
+    return data if whole else Dataset(data.x[rows], data.y[rows], data.classes, data.name)
 
 
-class Keeper:
-    """The checkpoints of one run (Orbax): the newest two, each written whole or not at all."""
-
-    def __init__(self, directory: str | Path):
-        import orbax.checkpoint
-
-        options = orbax.checkpoint.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-        self.args, self.directory = orbax.checkpoint.args, Path(directory).absolute()
-        self.manager = orbax.checkpoint.CheckpointManager(self.directory, options=options)
-
-    def newest(self, state: Fit) -> Fit:
-        """The state in the newest checkpoint that can be read, or `state` where there is none."""
-        for step in sorted(self.manager.all_steps(), reverse=True):
-            try:
-                leaves = self.manager.restore(step, args=self.args.StandardRestore(_leaves(state)))
-            except Exception as error:
-                warnings.warn(
-                    f"checkpoint {step} in {self.directory} is damaged and passed over: {str(error).splitlines()[0]}",
-                    stacklevel=2,
-                )
-                self.manager.delete(step)
-                continue
-            return jax.tree.unflatten(jax.tree.structure(state), [leaves[name] for name in _leaves(state)])
-        return state
-
-    def save(self, step: int, state: Fit) -> None:
-        try:
-            self.manager.save(step, args=self.args.StandardSave(_leaves(state)))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"could not write checkpoint {step} to {self.directory}: {error}; the one before it is "
-                "whole, and the same command goes on from there"
-            ) from error
-
-
-def _leaves(state: Fit) -> dict[str, np.ndarray]:
-    return {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-
-
-def _begin(defence: TrainingDefence, model: Classifier, x: np.ndarray, recipe: Recipe, total: int) -> Fit:
-    model = defence.initialise(model)
-    weights = model.net.trainable(model.params)
-    average = model.params if recipe.ema else {}
-    memory = defence.remember(as_unit(x))
-    return Fit(model.params, recipe.optimiser(total).init(weights), average, memory, jnp.zeros((), jnp.int32))
+def _looks(step: int, total: int, judged: bool) -> bool:
+    return bool(judged) or (step + 1) % EVERY == 0 or step + 1 == total
 
 
 def _batches(key: jax.Array, count: int, recipe: Recipe, replays: int, first: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -274,19 +300,24 @@ def _steps_per_epoch(count: int, recipe: Recipe) -> int:
 
 def _train(key, net, state: Fit, x, y, ids, defence, recipe: Recipe, total: int):
     """One step of one model: augment, perturb, update."""
-    batch = jax.random.fold_in(key, state.step // defence.replays)
-    clean = _augment(stream(batch, "augment"), x, recipe.augmentation)
-    key = jax.random.fold_in(key, state.step)
+    clean, perturb, update = _ready(key, x, state.step, recipe.augmentation, defence.replays)
     recalling, model = defence.recall(state.memory), Classifier(net, state.params)
-    x = recalling.perturb(stream(key, "perturb"), model, clean, y, ids)
-    return _update(stream(key, "update"), state, clean, x, y, defence, net=net, recipe=recipe, total=total)
+    x = recalling.perturb(perturb, model, clean, y, ids)
+    return _update(update, state, clean, x, y, defence, net=net, recipe=recipe, total=total)
 
 
-def _train_many(keys, state: Fit, x, y, ids, *, defence, recipe, net, total) -> Fit:
+def _train_many(keys, state: Fit, x, y, ids, *, defence, recipe, net, total):
     def one(key, state, x, y, ids):
-        return _train(key, net, state, x, y, ids, defence, recipe, total)[0]
+        return _train(key, net, state, x, y, ids, defence, recipe, total)
 
     return jax.vmap(one)(keys, state, x, y, ids)
+
+
+@partial(jax.jit, static_argnames=("augmentation", "replays"))
+def _ready(key, x, step, augmentation: str, replays: int):
+    """The step's augmented images, and its keys for `perturb` and for the update."""
+    batch, key = jax.random.fold_in(key, step // replays), jax.random.fold_in(key, step)
+    return _augment(stream(batch, "augment"), x, augmentation), stream(key, "perturb"), stream(key, "update")
 
 
 @partial(jax.jit, static_argnames="kind")
@@ -322,18 +353,33 @@ def _update(key, state: Fit, clean, x, y, defence, *, net, recipe: Recipe, total
     )
     changes, optimiser = recipe.optimiser(total).update(gradients, state.optimiser, weights)
     params = params | optax.apply_updates(weights, changes)
-    average = state.average
-    if recipe.ema:
-        average = jax.tree.map(lambda a, p: recipe.ema * a + (1 - recipe.ema) * p, average, params)
-    return Fit(params, optimiser, average, memory, state.step + 1), (loss, accuracy)
+    per_epoch = total // recipe.epochs
+    return state.replace(
+        params=params,
+        optimiser=optimiser,
+        average=averaged(state, params, recipe, total),
+        memory=memory,
+        trace=state.trace.trained(state.step // per_epoch, loss, accuracy, 1 / per_epoch),
+        step=state.step + 1,
+    ), (loss, accuracy)
 
 
-def _require_finite(loss: float, step: int) -> None:
+def _require_finite(losses: Any, step: int) -> None:
+    """losses: of one model or of each of a stack."""
+    loss = float(np.sum(losses))
     if not np.isfinite(loss):
         raise UserError(
             f"the loss is {loss} at step {step + 1}: lower the learning rate; checkpoints before this step are whole"
         )
 
 
-def _row(params: dict, i: int) -> dict:
-    return {name: value[i] for name, value in params.items()}
+def _model(models: Classifier, i: int) -> Classifier:
+    return models.replace(params=_row(models.params, i))
+
+
+def _row(stack: Any, i: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[i], stack)
+
+
+def _stack(rows: list) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)

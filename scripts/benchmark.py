@@ -6,6 +6,7 @@
                                                 [--budget CALL]
     python scripts/benchmark.py bounds --peer-python PYTHON --peer-path AUTO_LIRPA [--cnn-a FILE --dataset CALL]
     python scripts/benchmark.py smoothing [--images 16] [--samples 10000]
+    python scripts/benchmark.py training --peers [--updates 10] [--repeats 3] [--only-defence NAME]
 
 drive: PGD through the driver against a plain PGD in PyTorch eager, on the shipped model that survives most of it and
 on the one that it breaks. Repeats alternate between the two programs and medians are compared, so that a machine whose
@@ -16,7 +17,7 @@ or on others. Ours runs twice: what the first run takes longer is compiling. An 
 (preact_resnet18) has random weights, and its own predictions count as the labels.
 
 bounds: ibp, crown_ibp and crown against auto_LiRPA (benchmark_bounds.py). smoothing: against a plain loop in PyTorch
-(benchmark_smoothing.py).
+(benchmark_smoothing.py). training: see benchmark_training.py.
 """
 
 import argparse
@@ -26,8 +27,12 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 
+import benchmark_bounds
+import benchmark_smoothing
+import benchmark_training
 import jax
 import numpy as np
 import reference
@@ -53,7 +58,7 @@ COLUMNS = ("attacked", "broken", "forwards", "gradients", "seconds")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["drive", "autoattack", "bounds", "smoothing"])
+    parser.add_argument("what", choices=list(PARTS))
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
@@ -69,6 +74,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 20, 200], help="bounds: images at once")
     parser.add_argument("--images", type=int, default=16, help="smoothing")
     parser.add_argument("--samples", type=int, default=10_000, help="smoothing: of each image")
+    parser.add_argument("--updates", type=int, default=10, help="training: steps of one")
+    parser.add_argument("--only-defence", action="append", help="a training defence, more than once for several")
     options = parser.parse_args()
     use_all_cores()
     print(
@@ -76,21 +83,7 @@ def main() -> None:
         f"Python {platform.python_version()}, jax {version('jax')}, torch {version('torch')}; "
         f"{options.examples} images at most"
     )
-    {"drive": compare_drive, "autoattack": compare_autoattack, "bounds": compare_bounds, "smoothing": compare_votes}[
-        options.what
-    ](options)
-
-
-def compare_bounds(options: argparse.Namespace) -> None:
-    import benchmark_bounds
-
-    benchmark_bounds.compare(options)
-
-
-def compare_votes(options: argparse.Namespace) -> None:
-    import benchmark_smoothing
-
-    benchmark_smoothing.compare(options, alternate)
+    PARTS[options.what](options)
 
 
 def compare_drive(options: argparse.Namespace) -> None:
@@ -222,6 +215,14 @@ def alternate(programs: dict[str, Callable], repeats: int) -> tuple[dict[str, fl
                 times[name].append(time.perf_counter() - began)
     return {name: statistics.median(values) for name, values in times.items()}, results
 
+
+PARTS = {
+    "drive": compare_drive,
+    "autoattack": compare_autoattack,
+    "bounds": benchmark_bounds.compare,
+    "smoothing": partial(benchmark_smoothing.compare, alternate=alternate),
+    "training": benchmark_training.compare,
+}
 
 if __name__ == "__main__":
     main()

@@ -1,16 +1,32 @@
-"""Training: resumption bit for bit, stacks of models, averages of weights, augmentation, and what goes wrong."""
+"""Training: resumption bit for bit, images held out, early stopping, stacks of models, averages of weights,
+augmentation, and what goes wrong.
+"""
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from robustbench_jax import fitting, training
 from robustbench_jax.keys import stream
 from robustbench_jax.models import build_model
+from robustbench_jax.models.blocks import Dense, batch_norm, flatten
+from robustbench_jax.models.net import Net
 from robustbench_jax.ops.judge import classify
-from robustbench_jax.registry import build
-from robustbench_jax.training import _augment, fit, fit_many
-from robustbench_jax.types import Dataset, UserError
+from robustbench_jax.registry import build, canonical
+from robustbench_jax.training import (
+    TrainingDefence,
+    _augment,
+    _hold_out,
+    fit,
+    fit_many,
+    fit_many_with_curves,
+    fit_with_curve,
+)
+from robustbench_jax.types import Classifier, Dataset, UserError, record
 
 SHAPE = (4, 4, 1)
 STANDARD = build("training", "standard")
@@ -40,6 +56,69 @@ def same(a, b) -> bool:
 
 class Killed(Exception):
     pass
+
+
+class Normed(nnx.Module):
+    """A dense layer, batch norm, a dense layer."""
+
+    def __init__(self, rngs):
+        self.first, self.norm = Dense(16, 6, rngs=rngs), batch_norm(6, rngs)
+        self.head = Dense(6, 2, last=True, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(jax.nn.relu(self.norm(self.first(flatten(x)))))
+
+
+def normed(seed: int = 0) -> Classifier:
+    return Classifier(*Net.split(Normed(nnx.Rngs(seed))))
+
+
+@record
+class Busy(TrainingDefence):
+    """Noise, two steps a batch, gradients with a memory, and an attack to watch."""
+
+    scale: float = 0.05
+    replays = 2
+
+    @property
+    def watched(self):
+        return build("attack", "pgd(steps=2)"), build("budget", "linf(0.2)")
+
+    def remember(self, x):
+        return jnp.zeros(())
+
+    def perturb(self, key, model, x, y, ids):
+        return x + self.scale * jax.random.normal(key, x.shape)
+
+    def combine(self, key, objective, weights, batch, memory):
+        gradients, aux = jax.grad(objective, has_aux=True)(weights, batch)
+        memory = 0.5 * memory + 0.1 * sum(jnp.mean(g) for g in gradients.values())
+        return {name: g + memory for name, g in gradients.items()}, aux, memory
+
+
+class Witness(TrainingDefence):
+    """Notes which images and weights it sees; with a teacher that does the same."""
+
+    def __init__(self, taught: bool = False):
+        self.taught, self.images, self.weights = taught, [], []
+
+    def prepare(self, key, model, data, train):
+        if self.taught:
+            train("teacher", model, other := Witness())
+            self.images += other.images
+        return self
+
+    def perturb(self, key, model, x, y, ids):
+        self.images += list(np.asarray(x))
+        self.weights.append(model.params)
+        return x
+
+
+jax.tree_util.register_pytree_node(Witness, lambda w: ((), None), lambda *_: Witness())
+
+
+def bytes_of(images) -> set[bytes]:
+    return {np.ascontiguousarray(image).tobytes() for image in images}
 
 
 def test_it_learns_what_can_be_learnt():
@@ -75,6 +154,112 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match=f"checkpoint {newest.name} .* is damaged and passed over"):
         again = trained(recipe, directory=tmp_path)
     assert same(again, whole)
+
+
+@pytest.mark.parametrize("average", ["ema=0.9", "swa=0.4"])
+def test_a_run_that_is_killed_anywhere_ends_with_the_same_curve_and_weights_bit_for_bit(tmp_path, monkeypatch, average):
+    monkeypatch.setattr(training, "EVERY", 1)
+    recipe = build("recipe", f"sgd(epochs=5, batch_size=8, augmentation='flip', holdout=16, keep='best', {average})")
+
+    def run(**options):
+        return fit_with_curve(jax.random.key(1), normed(), images(), recipe, defence=Busy(), **options)
+
+    def kill(after):
+        def stop(progress):
+            if progress.step >= after:
+                raise Killed
+
+        return stop
+
+    for after in (3, 4, 7, 13, 18):
+        with pytest.raises(Killed):
+            run(directory=tmp_path, report=kill(after))
+    model, curve = run(directory=tmp_path)
+    whole, expected = run()
+    assert same(model, whole) and curve.steps == 4 and expected.steps == 20
+    assert replace(curve, steps=0) == replace(expected, steps=0)
+    assert len(set(curve.loss)) == 5 and None not in (curve.clean, curve.robust)
+
+
+def test_the_curve_has_the_means_of_what_was_reported(monkeypatch):
+    monkeypatch.setattr(training, "EVERY", 1)
+    seen, recipe = [], build("recipe", "sgd(epochs=3, batch_size=8)")
+    _, curve = fit_with_curve(jax.random.key(1), fresh(), images(), recipe, defence=STANDARD, report=seen.append)
+    for name in ("loss", "accuracy"):
+        means = np.reshape([getattr(progress, name) for progress in seen], (3, 6)).mean(1)
+        np.testing.assert_allclose(getattr(curve, name), means, rtol=1e-6)
+    assert curve.clean is None and curve.robust is None and curve.kept == 3 and curve.flags == ()
+
+
+def test_images_held_out_are_drawn_by_key_and_neither_the_model_nor_a_teacher_is_trained_on_them():
+    data, recipe, key = images(), build("recipe", "sgd(epochs=2, batch_size=8, holdout=16)"), jax.random.key(1)
+    witness = Witness(taught=True)
+    fit(key, fresh(), data, recipe, defence=witness)
+    kept, held = _hold_out(key, len(data), recipe)
+    unit = data.x.astype(np.float32) / 255
+    assert len(held) == 16 and sorted([*kept, *held]) == list(range(48))
+    assert len(witness.images) == 2 * 2 * 32 and bytes_of(witness.images) == bytes_of(unit[kept])
+    assert not np.array_equal(held, _hold_out(jax.random.key(2), len(data), recipe)[1])
+
+
+def test_the_best_epoch_by_held_out_accuracy_is_what_is_kept():
+    rng = np.random.default_rng(3)
+    noise = Dataset(images().x, rng.integers(0, 2, 48).astype(np.int32), ("a", "b"), "noise")
+    recipe, key = build("recipe", "sgd(epochs=8, batch_size=8, holdout=16, keep='best')"), jax.random.key(1)
+    witness = Witness()
+    model, curve = fit_with_curve(key, fresh(), noise, recipe, defence=witness)
+    assert curve.kept - 1 == np.argmax(curve.clean) and curve.kept < 8 and max(curve.clean) > curve.clean[-1]
+    after = witness.weights[4 * curve.kept]
+    assert all(np.array_equal(model.params[name], after[name]) for name in after)
+    held = _hold_out(key, 48, recipe)[1]
+    assert np.mean(classify(model, noise.x[held]) == noise.y[held]) == pytest.approx(max(curve.clean))
+
+
+def test_equal_averages_are_means_of_the_weights_after_each_step():
+    recipe = "epochs=2, batch_size=8, learning_rate=0.05, schedule='constant'"
+    witness, data = Witness(), images()
+    last = fit(jax.random.key(1), fresh(), data, build("recipe", f"sgd({recipe})"), defence=witness)
+    average = trained(f"sgd({recipe}, swa=0.5)")
+    for name, value in average.params.items():
+        expected = np.mean([w[name] for w in [*witness.weights[7:], last.params]], axis=0)
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_after_equal_averaging_batch_norm_has_the_statistics_of_the_training_images():
+    data, recipe = images(), build("recipe", "sgd(epochs=2, batch_size=8, swa=0.5)")
+    params = fit(jax.random.key(1), normed(), data, recipe, defence=STANDARD).params
+    seen = (data.x / 255).reshape(6, 8, 16) @ np.asarray(params["first/kernel"]) + np.asarray(params["first/bias"])
+    np.testing.assert_allclose(params["norm/mean"], seen.mean(1).mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(params["norm/var"], seen.var(1).mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_watched_is_reported_and_a_collapse_is_said_once(monkeypatch):
+    robust = iter([0.4, 0.6, 0.5, 0.1, 0.0])
+    monkeypatch.setattr(fitting, "validate", lambda *_: (0.75, next(robust)))
+    seen, recipe = [], build("recipe", "sgd(epochs=5, batch_size=8, holdout=16)")
+    _, curve = fit_with_curve(jax.random.key(1), fresh(), images(), recipe, defence=Busy(), report=seen.append)
+    np.testing.assert_allclose(curve.robust, [0.4, 0.6, 0.5, 0.1, 0.0])
+    assert [progress.step for progress in seen] == [4, 8, 12, 16, 20]
+    assert [progress.robust for progress in seen] == list(curve.robust) and seen[0].clean == 0.75
+    said = [progress.warning for progress in seen]
+    assert said[3].startswith("catastrophic overfitting: robust accuracy on held-out images fell from 0.600 in epoch 2")
+    assert said == ["", "", "", said[3], ""] and curve.flags == (said[3],)
+
+
+def test_a_stack_holds_out_averages_and_keeps_the_best_as_each_model_alone():
+    data = images()
+    recipe = build("recipe", "sgd(epochs=4, batch_size=8, holdout=16, keep='best', swa=0.4, learning_rate=0.02)")
+    models = [normed(seed) for seed in range(3)]
+    stack = models[0].replace(params=jax.tree.map(lambda *p: jnp.stack(p), *(m.params for m in models)))
+    many, curves = fit_many_with_curves(
+        jax.random.split(jax.random.key(5), 3), stack, data, recipe, defence=Busy(), at_once=True
+    )
+    for i, model in enumerate(models):
+        alone, curve = fit_with_curve(jax.random.split(jax.random.key(5), 3)[i], model, data, recipe, defence=Busy())
+        assert curves[i].kept == curve.kept and curves[i].clean == curve.clean and curves[i].robust == curve.robust
+        np.testing.assert_allclose(curves[i].loss, curve.loss, rtol=1e-4)
+        for name, value in alone.params.items():
+            np.testing.assert_allclose(many.params[name][i], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -127,6 +312,17 @@ def test_a_batch_larger_than_the_data_is_named():
         trained("sgd(batch_size=100)")
 
 
+def test_images_held_out_that_leave_no_batch_are_named():
+    with pytest.raises(UserError, match="holdout = 41: of 48 training examples that leaves less than one batch of 8"):
+        trained("sgd(batch_size=8, holdout=41)")
+
+
+def test_recipes_without_the_newer_options_have_the_identity_that_they_had():
+    expected = "adamw(epochs=3, batch_size=128, learning_rate=0.001, weight_decay=0.0001, schedule='one_cycle', "
+    assert canonical("recipe", "adamw(3, swa=0.0)") == expected + "augmentation='none', ema=0.0)"
+    assert canonical("recipe", "adamw(3, holdout=5)") == expected + "augmentation='none', ema=0.0, holdout=5)"
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -134,6 +330,11 @@ def test_a_batch_larger_than_the_data_is_named():
         ("sgd(augmentation='crops')", "did you mean 'crop'"),
         ("sgd(ema=1.0)", "ema = 1.0 must be at least 0 and below 1"),
         ("adamw(epochs=0)", "epochs = 0"),
+        ("sgd(keep='bets', holdout=10)", "did you mean 'best'"),
+        ("sgd(keep='best')", "keep = 'best' needs images to judge by"),
+        ("sgd(swa=1.0)", "swa = 1.0 must be at least 0 and below 1"),
+        ("sgd(ema=0.9, swa=0.5)", "one average or the other"),
+        ("sgd(holdout=-1)", "holdout = -1 must be at least 0"),
     ],
 )
 def test_wrong_recipes_are_named(text, message):

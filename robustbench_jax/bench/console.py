@@ -65,8 +65,12 @@ class Bars:
         return begin
 
     def training(self, what: str, step: Any) -> None:
-        """For fit: loss and accuracy of the last reported step."""
+        """For fit: loss and accuracy of the last reported step, and on the images held out."""
         name = f"training {what.split('(')[0]} · loss {step.loss:.3f} · accuracy {step.accuracy:.3f}"
+        for kind in ("clean", "robust"):
+            name += "" if getattr(step, kind) is None else f" · {kind} {getattr(step, kind):.3f}"
+        if step.warning:
+            self.progress.console.print(f"FLAG training {what.split('(')[0]}: {step.warning}", markup=False)
         task = self.tasks.get("training")
         if task is None:
             task = self._fresh("training", name, step.steps)

@@ -99,6 +99,7 @@ def run_sweep(
     pictures: draw a panel of every cell, also of those whose record was there already (bench/panels.py).
     """
     summary = Summary()
+    workshop.expect(cells)
     have = {record.id: record for record in records.read_all(out)[0]} if Path(out, records.CELLS).is_dir() else {}
     for number, cell in enumerate(cells):
         known = have.get(cell.id)

@@ -1,25 +1,30 @@
 """The workshop: makes or loads what cells name, each thing once.
 
 A victim that is trained for a cell is stored under the hash of everything that determines its weights, so all cells
-that share it, now or later, train it once; a training that was killed goes on from its last checkpoint.
+that share it, now or later, train it once; a training that was killed goes on from its last checkpoint. Victims that
+differ only in their seed are trained as one stack where the platform gains from it, each stored as if it were alone.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from robustbench_jax.bench.cells import Cell, kind_of_model
+from robustbench_jax.bench.clock import Clock
 from robustbench_jax.bench.records import write_whole
 from robustbench_jax.data import load_dataset
 from robustbench_jax.keys import stream
+from robustbench_jax.learning_curve import Curve, Progress
 from robustbench_jax.models import build_model, files, zoo
 from robustbench_jax.registry import build
-from robustbench_jax.training import Progress, fit
+from robustbench_jax.training import fit_many_with_curves, fit_with_curve, gains
 from robustbench_jax.types import Classifier, Dataset, UserError
 
 CHECKPOINTS, RUN = "checkpoints", "run.json"
@@ -53,6 +58,13 @@ class Workshop:
         self.dataset = lru_cache(maxsize=4)(load_dataset)
         self.model = lru_cache(maxsize=8)(self._model)
         self.protected = lru_cache(maxsize=8)(self._protected)
+        self.expected: dict[tuple, list[int]] = {}
+
+    def expect(self, cells: Iterable[Cell]) -> None:
+        """Says which cells will come, so that victims which differ only in their seed can be trained together."""
+        for cell in cells:
+            seeds = self.expected.setdefault((cell.model, cell.defence, cell.recipe, cell.dataset), [])
+            seeds += [] if cell.seed in seeds else [cell.seed]
 
     def victim(self, cell: Cell) -> Classifier:
         what = cell.model, cell.defence, cell.recipe, cell.dataset, cell.seed
@@ -66,16 +78,29 @@ class Workshop:
         if kind_of_model(model) != "model":
             return load_model(model)
         data = self.dataset(dataset, "train", None)
-        what = {
-            "model": model,
-            "defence": defence,
-            "recipe": recipe,
-            "dataset": dataset,
-            "data": data.digest,
-            "seed": seed,
-        }
-        name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
-        return train(what, data, self.directory / name, lambda progress: self.report(model, progress))
+        seeds = self.expected.pop((model, defence, recipe, dataset), [])
+        if seed in seeds:
+            runs = [_run(model, defence, recipe, dataset, data, own) for own in seeds]
+            with suppress(UserError):  # what is wrong with one of them is said when its turn comes
+                train_together(runs, data, self.directory, lambda progress: self.report(model, progress))
+        what = _run(model, defence, recipe, dataset, data, seed)
+        return train(what, data, self.directory / _name(what), lambda progress: self.report(model, progress))
+
+
+def _run(model: str, defence: str, recipe: str, dataset: str, data: Dataset, seed: int) -> dict:
+    """Everything that determines the weights of a victim."""
+    return {
+        "model": model,
+        "defence": defence,
+        "recipe": recipe,
+        "dataset": dataset,
+        "data": data.digest,
+        "seed": seed,
+    }
+
+
+def _name(what: dict | list[dict]) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def train(what: dict, data: Dataset, directory: Path, report: Callable[[Progress], None]) -> Classifier:
@@ -88,20 +113,82 @@ def train(what: dict, data: Dataset, directory: Path, report: Callable[[Progress
         _require_same(description["run"], what, directory)
         return classifier
     _claim(directory, what)
-    key = jax.random.key(what["seed"])
-    shape, classes = data.x.shape[1:], len(data.classes)
-    classifier = fit(
-        stream(key, "fit"),
-        build_model(what["model"], shape, classes, stream(key, "init")),
-        data,
-        build("recipe", what["recipe"]),
-        defence=build("training", what["defence"]),
-        directory=directory / CHECKPOINTS,
-        report=report,
-    )
-    files.save(directory / files.MODEL, classifier, files.describe(classifier, what["model"], shape, classes, run=what))
-    shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+    recipe, defence = build("recipe", what["recipe"]), build("training", what["defence"])
+    with Clock() as clock:
+        classifier, curve = fit_with_curve(
+            stream(jax.random.key(what["seed"]), "fit"),
+            _fresh(what, data),
+            data,
+            recipe,
+            defence=defence,
+            directory=directory / CHECKPOINTS,
+            report=report,
+        )
+        jax.block_until_ready(classifier.params)
+    _store(directory, what, data, classifier, curve, clock)
     return classifier
+
+
+def train_together(
+    runs: list[dict], data: Dataset, directory: Path, report: Callable[[Progress], None] = lambda progress: None
+) -> None:
+    """Trains those of `runs`, which differ in their seed, that have not begun alone, as one stack; stores each of them
+    in `directory` under its own name. Nothing happens where there is one only, or where a stack gains nothing.
+    """
+    runs = [what for what in runs if not (directory / _name(what)).exists()]
+    if len(runs) < 2:
+        return
+    recipe, defence = build("recipe", runs[0]["recipe"]), build("training", runs[0]["defence"])
+    models = [_fresh(what, data) for what in runs]
+    if not gains(defence, models[0]):
+        return
+    keys = jnp.stack([stream(jax.random.key(what["seed"]), "fit") for what in runs])
+    stack = models[0].replace(params=jax.tree.map(lambda *each: jnp.stack(each), *(m.params for m in models)))
+    place = directory / f"stack-{_name(runs)}"
+    try:
+        with Clock() as clock:
+            fitted, curves = fit_many_with_curves(
+                keys, stack, data, recipe, defence=defence, at_once=True, directory=place / CHECKPOINTS, report=report
+            )
+            jax.block_until_ready(fitted.params)
+    except UserError:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+    for i, (what, curve) in enumerate(zip(runs, curves, strict=True)):
+        own = fitted.replace(params={name: value[i] for name, value in fitted.params.items()})
+        _claim(directory / _name(what), what)
+        _store(directory / _name(what), what, data, own, curve, clock, len(runs))
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _fresh(what: dict, data: Dataset) -> Classifier:
+    key = stream(jax.random.key(what["seed"]), "init")
+    return build_model(what["model"], data.x.shape[1:], len(data.classes), key)
+
+
+def _store(
+    directory: Path, what: dict, data: Dataset, classifier: Classifier, curve: Curve, clock: Clock, together: int = 1
+) -> None:
+    """Writes model and description; checkpoints are no longer needed then."""
+    more = {"run": what, "curve": curve.description(), "training": _timing(curve, clock, together)}
+    more |= {"flags": list(curve.flags)} if curve.flags else {}
+    description = files.describe(classifier, what["model"], data.x.shape[1:], len(data.classes), **more)
+    files.save(directory / files.MODEL, classifier, description)
+    shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+
+
+def _timing(curve: Curve, clock: Clock, together: int) -> dict[str, float | int]:
+    """Of the run that ended the training: its steps, its seconds without compiling, validation and teachers included.
+    together: how many models shared these seconds.
+    """
+    each = clock.run_s / max(curve.steps, 1) / together
+    return {
+        "steps": curve.steps,
+        "together": together,
+        "run_s": round(clock.run_s, 3),
+        "compile_s": round(clock.compile_s, 3),
+        "step_s": round(each, 6),
+    }
 
 
 def _claim(directory: Path, what: dict) -> None:

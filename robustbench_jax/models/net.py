@@ -51,6 +51,16 @@ class Net:
         logits = module(x)
         return logits, params | {k: v for k, v in flat(nnx.state(module)).items() if k not in self.weights}
 
+    def statistics(self, params: Params, x: jax.Array, key: jax.Array) -> Params:
+        """Batch norm's statistics of the images x [B, D] alone, in training mode; empty where there is none."""
+        module = nnx.merge(self.training, _nested(params))
+        nnx.reseed(module, dropout=key)
+        for _, node in nnx.iter_graph(module):
+            if isinstance(node, nnx.BatchNorm):
+                node.momentum = 0.0  # the weight of what was there before
+        module(x)
+        return _flat(nnx.state(module, nnx.BatchStat))
+
     def trainable(self, params: Params) -> Params:
         return {name: value for name, value in params.items() if name in self.weights}
 

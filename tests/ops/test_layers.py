@@ -199,3 +199,15 @@ def test_the_gradient_of_pooling_is_the_same_by_reshape_and_by_windows(pool):
     by_windows = jax.grad(lambda x: jnp.sum(jnp.sin(pool(x[:, 1:-1, 1:-1], 2, padding=((0, 1), (0, 1))))))
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     np.testing.assert_allclose(by_windows(padded)[:, 1:-1, 1:-1], framed, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cached, slices", [(200, 8), (1, 3), (2**17, 8)])
+def test_the_kernel_gradient_in_slices_of_the_batch_is_that_of_all_of_it(monkeypatch, cached, slices):
+    """Of 10 images: in slices of 3 and a last one, of 4, and in one."""
+    monkeypatch.setattr(layers, "CACHED", cached)
+    monkeypatch.setattr(layers, "SLICES", slices)
+    rng = np.random.default_rng(0)
+    x, g = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((10, 6, 5, 2), (10, 3, 3, 2)))
+    options = {"strides": (2, 2), "pads": ((1, 1), (1, 1)), "window": (3, 3)}
+    whole = layers._plain_kernel_gradient(x, g, **options)
+    np.testing.assert_allclose(layers._kernel_gradient(x, g, **options), whole, rtol=1e-5, atol=1e-5)
