@@ -1,0 +1,149 @@
+"""Laws: what is true of every registered model defence, whoever writes the next one."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from robustbench_jax.defences.model.preprocessing import Preprocessing
+from robustbench_jax.ops import judge
+from robustbench_jax.ops.drive import drive
+from robustbench_jax.ops.images import as_unit
+from robustbench_jax.ops.judge import classify, predict
+from robustbench_jax.registry import build, discover, parse
+from tests import oracles
+
+KEY = jax.random.key(0)
+CALLS = {  # each as it is quick to compile, or at parameters that matter on images of 8 x 8
+    "bit_depth": "bit_depth(4)",
+    "chain": "chain([random_noise(0.02), bit_depth(5)])",
+    "jpeg": "jpeg(75)",
+    "jpeg_codec": "jpeg_codec(75)",
+    "median_filter": "median_filter(2)",
+    "non_local_means": "non_local_means(10, search=5)",
+    "purified": "purified(sigma=0.05, steps=5, batch=8, width=4)",
+    "random_noise": "random_noise(0.02)",
+    "resize_pad": "resize_pad(0.8)",
+    "shattered": "shattered(levels=255)",
+    "stochastic_masking": "stochastic_masking(draws=8)",
+    "total_variation": "total_variation(0.01, dropped=0.1, steps=10)",
+    "vanishing": "vanishing(1e4)",
+}
+KNOWN = [CALLS[name] for name in discover("model_defence") if name in CALLS]
+SLOW = ("chain", "jpeg_codec", "non_local_means", "purified", "total_variation", "stochastic_masking", "random_noise")
+
+every_defence = pytest.mark.parametrize("text", KNOWN)
+every_preprocessing = pytest.mark.parametrize(
+    "text", [text for text in KNOWN if isinstance(build("model_defence", text), Preprocessing)]
+)
+
+
+def test_every_model_defence_is_in_the_table():
+    missing = sorted(set(discover("model_defence")) - set(CALLS))
+    assert not missing, f"add a short call of each to CALLS in {__file__}: {', '.join(missing)}"
+
+
+@functools.cache
+def protected(text):
+    model, data = oracles.tiny()
+    return build("model_defence", text).protect(KEY, model, data)
+
+
+def images():
+    """Those of the tiny model, a black one and a white one."""
+    return np.concatenate(
+        [as_unit(oracles.tiny()[1].x[:14]), np.zeros((1, 8, 8, 1)), np.ones((1, 8, 8, 1))], dtype="f4"
+    )
+
+
+@functools.cache
+def answers(text, seed=0):
+    return predict(protected(text), images(), key=jax.random.key(seed))
+
+
+@every_preprocessing
+def test_what_the_model_sees_is_an_image(text):
+    front = protected(text).params[1]
+    keys = jax.random.split(KEY, 16) if front.stochastic else None
+    seen = jax.jit(jax.vmap(front.transform))(keys, images())
+    assert seen.shape == images().shape and np.all(np.isfinite(seen))
+    assert np.min(seen) >= 0 and np.max(seen) <= 1
+
+
+@every_defence
+def test_gradients_pass_without_a_change_of_the_logits(text):
+    """To the bit, with the same key; finite and not zero for each image that is not all black or white."""
+    model = protected(text)
+    past = model.replace(net=model.net.approximated) if hasattr(model.net, "approximated") else model
+    np.testing.assert_array_equal(predict(past, images()), answers(text))
+
+    def gradient(key, x):
+        return jax.grad(lambda x: jax.nn.log_softmax(past.keyed(key)(x))[0])(x)
+
+    found = np.asarray(jax.jit(jax.vmap(gradient))(jax.random.split(KEY, 16), images()))
+    assert np.all(np.isfinite(found)) and np.any(found[:14], axis=(1, 2, 3)).all()
+
+
+@every_defence
+def test_the_twin_is_the_undefended_model(text):
+    model, _ = oracles.tiny()
+    twin = protected(text).twin
+    assert twin.net == model.net
+    for name, value in model.params.items():
+        np.testing.assert_array_equal(twin.params[name], value)
+
+
+@every_defence
+def test_the_same_key_gives_the_same_bits_and_another_one_others_where_it_matters(text):
+    again = answers.__wrapped__(text)
+    np.testing.assert_array_equal(again, answers(text))
+    assert protected(text).stochastic == (not np.array_equal(answers(text, 1), again))
+
+
+@every_defence
+def test_what_is_fitted_depends_on_the_key_alone(text):
+    model, data = oracles.tiny()
+    other = build("model_defence", text).protect(KEY, model, data)
+    assert other.net == protected(text).net
+    for one, two in zip(*map(jax.tree.leaves, (other.params, protected(text).params)), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@every_defence
+def test_neighbours_and_order_do_not_matter(text):
+    rows, model = np.array([3, 15, 5, 0, 14]), protected(text)
+    part = judge._logits(jax.random.key(0), model, rows, images()[rows])
+    np.testing.assert_allclose(part, answers(text)[rows], atol=2e-5)
+
+
+@every_defence
+def test_new_weights_and_numbers_compile_nothing(text):
+    answers(text)
+    compiled = judge._logits._cache_size()
+    inner, front = protected(text).params
+    other = jax.tree.map(lambda value: value * 1.1, inner), jax.tree.map(_other, front)
+    predict(protected(text).replace(params=other), images(), key=jax.random.key(3))
+    assert judge._logits._cache_size() == compiled
+
+
+def _other(value):
+    """Another number or array, near to it and of its type."""
+    return value - 1 if isinstance(value, int) else value * 0.9
+
+
+FACTORS = {}  # how many times its exact radius breaks an image of the linear oracle behind a defence; 2 elsewhere
+
+
+@pytest.mark.parametrize(
+    "text", [pytest.param(t, marks=pytest.mark.slow if parse(t).name in SLOW else ()) for t in KNOWN]
+)
+def test_an_attack_that_knows_breaks_a_linear_model_near_its_exact_radius(text, linear):
+    factor = FACTORS.get(parse(text).name, 2.0)
+    eps = factor * float(np.median(linear.distance("linf")))
+    model = build("model_defence", text).protect(KEY, linear.model, linear.data)
+    right = classify(model, linear.data.x) == linear.data.y
+    knows = "eot(bpda(pgd(steps=10)), samples=8)" if model.stochastic else "bpda(pgd(steps=10))"
+    found = drive(KEY, build("attack", knows), model, build("budget", f"linf({eps})"), linear.data.x, linear.data.y)
+    near = right & (factor * linear.distance("linf") < eps)
+    assert near.sum() > 16 and found.success[near].all()
