@@ -31,12 +31,17 @@ CALLS = {  # each as it is quick to compile, or at parameters that matter on ima
     "vanishing": "vanishing(1e4)",
 }
 KNOWN = [CALLS[name] for name in discover("model_defence") if name in CALLS]
-SLOW = ("chain", "jpeg_codec", "non_local_means", "purified", "total_variation", "stochastic_masking", "random_noise")
+QUICK = ("bit_depth", "jpeg", "median_filter", "resize_pad", "vanishing")  # the laws of all others are slow tests
 
-every_defence = pytest.mark.parametrize("text", KNOWN)
-every_preprocessing = pytest.mark.parametrize(
-    "text", [text for text in KNOWN if isinstance(build("model_defence", text), Preprocessing)]
-)
+
+def each(texts):
+    return pytest.mark.parametrize(
+        "text", [pytest.param(t, marks=() if parse(t).name in QUICK else pytest.mark.slow) for t in texts]
+    )
+
+
+every_defence = each(KNOWN)
+every_preprocessing = each([text for text in KNOWN if isinstance(build("model_defence", text), Preprocessing)])
 
 
 def test_every_model_defence_is_in_the_table():
@@ -112,14 +117,14 @@ def test_what_is_fitted_depends_on_the_key_alone(text):
 
 @every_defence
 def test_neighbours_and_order_do_not_matter(text):
-    rows, model = np.array([3, 15, 5, 0, 14]), protected(text)
-    part = judge._logits(jax.random.key(0), model, rows, images()[rows])
-    np.testing.assert_allclose(part, answers(text)[rows], atol=2e-5)
+    rows = np.random.default_rng(0).permutation(16)
+    moved = judge._logits(jax.random.key(0), protected(text), rows, images()[rows])
+    np.testing.assert_allclose(moved, answers(text)[rows], atol=2e-5)
 
 
 @every_defence
 def test_new_weights_and_numbers_compile_nothing(text):
-    answers(text)
+    answers.__wrapped__(text)
     compiled = judge._logits._cache_size()
     inner, front = protected(text).params
     other = jax.tree.map(lambda value: value * 1.1, inner), jax.tree.map(_other, front)
@@ -132,12 +137,12 @@ def _other(value):
     return value - 1 if isinstance(value, int) else value * 0.9
 
 
-FACTORS = {}  # how many times its exact radius breaks an image of the linear oracle behind a defence; 2 elsewhere
+# how many times its exact radius breaks an image of the linear oracle behind a defence; 2 elsewhere. Its weights are
+# independent of each other: medians take most of them, and a border changes scores by more than their margins.
+FACTORS = {"median_filter": 4.0, "resize_pad": 12.0}
 
 
-@pytest.mark.parametrize(
-    "text", [pytest.param(t, marks=pytest.mark.slow if parse(t).name in SLOW else ()) for t in KNOWN]
-)
+@every_defence
 def test_an_attack_that_knows_breaks_a_linear_model_near_its_exact_radius(text, linear):
     factor = FACTORS.get(parse(text).name, 2.0)
     eps = factor * float(np.median(linear.distance("linf")))

@@ -282,7 +282,7 @@ def test_a_model_behind_a_preprocessing_rejects_what_the_one_inside_rejects():
         ("model_defence", "random_noise(0)", "sigma = 0.0 must be greater than 0"),
         ("model_defence", "total_variation(dropped=1)", "dropped = 1.0 must be at least 0 and below 1"),
         ("model_defence", "purified(sigma=0)", "sigma = 0.0 must be greater than 0"),
-        ("training", "preprocessed(by=vanishing)", "'vanishing' does not change images"),
+        ("training", "preprocessed(by=vanishing)", "by = 'vanishing' must be one defence that changes images"),
     ],
 )
 def test_wrong_arguments_are_named(kind, text, message):

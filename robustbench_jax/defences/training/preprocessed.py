@@ -30,7 +30,8 @@ class Preprocessed(WrappedTraining):
 
     def __post_init__(self):
         if hasattr(self.by, "registered") and not isinstance(self.by, Preprocessing):
-            raise UserError(f"preprocessed: '{self.by.registered[1]}' does not change images; write e.g. by=jpeg(75)")
+            name = self.by.registered[1]
+            raise UserError(f"preprocessed: by = '{name}' must be one defence that changes images, e.g. jpeg(75)")
 
     def prepare(self, key: jax.Array, model: Classifier, data: Dataset, train: Train) -> "Preprocessed":
         by = self.by.fitted(stream(key, "by"), data)
