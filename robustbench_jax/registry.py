@@ -15,6 +15,7 @@ import re
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from robustbench_jax.types import UserError
@@ -55,6 +56,12 @@ class Entry:
         maker = self.make.__init__ if inspect.isclass(self.make) else self.make
         signature = inspect.signature(maker).parameters
         return {k: p for k, p in signature.items() if k not in (*self.given, "self")}
+
+    @property
+    def waits(self) -> bool:
+        """Whether it cannot be made before the program passes something (to an architecture its images' shape)."""
+        signature = inspect.signature(self.make.__init__ if inspect.isclass(self.make) else self.make).parameters
+        return any(signature[k].default is inspect.Parameter.empty for k in self.given)
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,10 @@ def entry(kind: str, name: str) -> Entry:
 
 
 def build(kind: str, text: "str | Call", **given: Any) -> Any:
-    """Makes the thing that a call string names. Raises UserError for unknown names, keys and values."""
+    """Makes the thing that a call string names. Raises UserError for unknown names, keys and values.
+
+    A part that waits for what the program passes is handed over as a function of that.
+    """
     call = parse(text)
     found = entry(kind, call.name)
     defaults = {
@@ -121,9 +131,7 @@ def build(kind: str, text: "str | Call", **given: Any) -> Any:
         for k in found.parts
         if found.parameters[k].default is not inspect.Parameter.empty
     }
-    arguments = {
-        k: _each(v, lambda part: build(part.kind, part.call)) for k, v in (defaults | _bind(found, call)).items()
-    }
+    arguments = {k: _each(v, _made) for k, v in (defaults | _bind(found, call)).items()}
     return found.make(**arguments, **given)
 
 
@@ -180,6 +188,11 @@ class _Part:
 
     kind: str
     call: Call
+
+
+def _made(part: _Part) -> Any:
+    waits = entry(part.kind, part.call.name).waits
+    return partial(build, part.kind, part.call) if waits else build(part.kind, part.call)
 
 
 def _each(value: Any, change: Callable) -> Any:

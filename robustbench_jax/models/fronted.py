@@ -25,6 +25,10 @@ class Fronted:
     past: bool = False
 
     @property
+    def rejects(self) -> bool:
+        return getattr(self.inner, "rejects", False)
+
+    @property
     def approximated(self) -> "Fronted":
         return replace(self, inner=getattr(self.inner, "approximated", self.inner), past=True)
 

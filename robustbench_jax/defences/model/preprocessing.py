@@ -36,6 +36,10 @@ class Preprocessing(ModelDefence):
     stochastic = False
     differentiable = True
 
+    def fitted(self, key: jax.Array, data: Dataset) -> "Preprocessing":
+        """What it becomes once it has what it needs (a denoiser). data: training images. The key is consumed."""
+        return self
+
     def transform(self, key: jax.Array | None, x: jax.Array) -> jax.Array:
         """What the model sees instead of x [D]. key: None unless stochastic."""
         raise NotImplementedError
@@ -50,6 +54,10 @@ class Preprocessing(ModelDefence):
         return seen if self.differentiable else through(seen, self.smooth(key, x))
 
     def protect(self, key: jax.Array, classifier: Classifier, data: Dataset) -> Classifier:
+        return self.fitted(key, data).before(classifier)
+
+    def before(self, classifier: Classifier) -> Classifier:
+        """The classifier behind it."""
         net = Fronted(classifier.net, self.stochastic or classifier.stochastic)
         return Classifier(net, (classifier.params, self))
 
