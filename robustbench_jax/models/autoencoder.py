@@ -1,7 +1,7 @@
 """An autoencoder: a small network from image to image.
 
-Reference: MagNet, Meng & Chen, CCS 2017, arXiv:1705.09064, whose autoencoder for colour images has this shape: two
-hidden convolutions of 3x3 at full size, and one back to the image. Departs from the paper: ReLU between them and more
+Reference: MagNet, Meng & Chen, CCS 2017, arXiv:1705.09064, whose smaller autoencoder has this shape: two hidden
+convolutions of 3x3 at full size, and one back to the image. Departs from the paper: ReLU between them and more
 channels, where that has sigmoids and 3 channels, because it learns in fewer steps.
 Shapes: [..., H, W, C]; any leading dims.
 """

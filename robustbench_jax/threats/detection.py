@@ -55,7 +55,7 @@ def area(clean: np.ndarray, attacked: np.ndarray, seed: int = 0) -> Metric:
         """The area where each image is there so many times: pairs in order, ties counting half; NaN for no pairs."""
         before, weights = np.append(0, np.cumsum(times[order])), times[both]
         pairs = before[-1] * weights.sum()
-        return float(weights @ (before[less] + before[most])) / (2 * pairs) if pairs else np.nan
+        return float(weights @ (before[less] + before[most]) / (2 * pairs)) if pairs else np.nan
 
     drawn = [of(np.bincount(rng.integers(0, n, n), minlength=n)) for _ in range(RESAMPLES if n > 1 else 0)]
     low, high = np.nanquantile(drawn, [0.025, 0.975]) if drawn else (None, None)

@@ -15,6 +15,7 @@ def test_a_detector_that_tells_all_apart_has_area_1_and_one_that_tells_nothing_a
     assert (perfect.value, perfect.low, perfect.high) == (1, 1, 1) and perfect.n == 30
     assert (constant.value, constant.low, constant.high) == (0.5, 0.5, 0.5)
     assert area(attacked, clean).value == 0
+    assert all(type(end) is float for end in (perfect.value, perfect.low, perfect.high))  # as records need them
 
 
 def test_the_area_is_the_share_of_pairs_in_order_with_ties_as_half():

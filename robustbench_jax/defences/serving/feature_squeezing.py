@@ -1,7 +1,8 @@
 """feature_squeezing(squeezers): no answer where a simpler version of the image gets another one.
 
 Reference: Xu et al., NDSS 2018, arXiv:1704.01155. The score is the largest L1 distance between the probabilities of the
-image and those of its squeezed versions: from 0 to 2.
+image and those of its squeezed versions: from 0 to 2. Broken by attacks that know it: He et al., WOOT 2017,
+arXiv:1706.04701.
 Shapes: D input shape, S squeezers. Written for one example; S + 1 forward passes, of which the model needs one anyway.
 """
 
@@ -29,7 +30,7 @@ class Moved(Score):
         return _largest(model, x, [squeezer.past(None, x) for squeezer in self.squeezers])
 
 
-@register("model_defence", "feature_squeezing", paper="xu2018", parts={"squeezers": "model_defence"})
+@register("model_defence", "feature_squeezing", paper="xu2018", parts={"squeezers": "model_defence"}, obfuscates=True)
 @record
 class FeatureSqueezing(Detector):
     """squeezers: model defences that change the image and draw nothing. fpr, images: see Detector."""

@@ -1,7 +1,8 @@
 """kernel_density(bandwidth): no answer where training images of the predicted class are rare around the features.
 
 Reference: Feinman et al., 2017, arXiv:1703.00410. The score is minus the log of a Gaussian kernel density estimate, but
-for the kernel's own constant, which is the same for all images.
+for the kernel's own constant, which is the same for all images. Broken by Carlini & Wagner, AISec 2017,
+arXiv:1705.07263.
 Departs from the paper: without its second score, the Bayesian uncertainty, for which a network needs dropout.
 Shapes: D input shape, F features, N training images. Written for one example.
 The density is a log-sum-exp of finite exponents: it never is the log of 0, however far the features are.

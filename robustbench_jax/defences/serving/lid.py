@@ -3,7 +3,8 @@
 Reference: local intrinsic dimensionality, Ma et al., ICLR 2018, arXiv:1801.02613. Its maximum likelihood estimate from
 the distances r_1 <= ... <= r_k to the k nearest of a batch of training images, -1 / mean(log(r_i / r_k)), is taken of
 what every layer sees. A logistic regression over the layers is learnt from training images as they are, with noise of
-the same L2 size, and attacked; the score is its logit.
+the same L2 size, and attacked; the score is its logit. Broken by Athalye, Carlini & Wagner, ICML 2018,
+arXiv:1802.00420.
 Departs from the paper: neighbours come from one batch that is kept, not from the other images of the same request.
 Shapes: D input shape, L layers, R reference images, N images. Written for one example.
 """
@@ -83,10 +84,10 @@ class LID(Detector):
         return bare.replace(**regression(np.concatenate(found), np.repeat([False, False, True], len(x))))
 
     def _attacked(self, key: jax.Array, model: Classifier, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        ids = np.arange(len(x))
+        ids, attack = np.arange(len(x)), self.attack.against(model)
         return np.concatenate(
             [
-                np.asarray(attack_batch(key, self.attack, model, self.budget, x[part], y[part], part))
+                np.asarray(attack_batch(key, attack, model, self.budget, x[part], y[part], part))
                 for part in np.split(ids, range(SLICE, len(ids), SLICE))
             ]
         )

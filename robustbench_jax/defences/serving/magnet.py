@@ -1,7 +1,8 @@
 """magnet(): no answer to images that an autoencoder of clean ones does not reproduce; the others are reformed by it.
 
 Reference: MagNet, Meng & Chen, CCS 2017, arXiv:1705.09064: detectors by reconstruction error and by the Jensen-Shannon
-divergence of the two answers, and the reformer, with which the model sees the reconstruction.
+divergence of the two answers, and the reformer, with which the model sees the reconstruction. Broken by Carlini &
+Wagner, 2017, arXiv:1711.08478.
 Departs from the paper: one autoencoder serves all three, and each detector's score is divided by its own 1 - fpr
 quantile over training images, so that the larger one decides, where that has a threshold for each.
 Shapes: D = [H, W, C] input shape, K detectors, N images. Written for one example.
