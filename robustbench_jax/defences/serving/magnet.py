@@ -84,7 +84,7 @@ class MagNet(Detector):
     reform: bool = True
     noise: float = 0.1
     width: int = 8
-    recipe: Any = "adamw(epochs=20, learning_rate=0.005)"
+    recipe: Any = "adamw(epochs=20, learning_rate=0.01)"
     fpr: float = 0.05
     images: int = 5000
 
