@@ -44,6 +44,23 @@ DEFINITIONS = {
         "correctly classified images",
         "higher",
     ),
+    "rejected_clean": Definition(
+        "share of clean images that get no answer, though the model's answer would have been right: false positives",
+        "images whose likeliest class is the right one",
+        "lower",
+    ),
+    "rejected_attacked": Definition(
+        "share of attacked images that get no answer as the attack hands them in, whether or not they fool the model "
+        "else: the detection rate, where the attack knows of no detector",
+        "attacked images",
+        "higher",
+    ),
+    "detection_auc": Definition(
+        "area under the ROC curve of the detector's score: the probability that an attacked image scores higher than a "
+        "clean one, ties counting half; interval by bootstrap over images",
+        "images whose likeliest class is the right one, clean, and those attacked",
+        "higher",
+    ),
     "certified_accuracy": Definition(
         "share of images that the model classifies correctly and of which the certifier proves that no point of the "
         "budget changes that",

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from robustbench_jax.models.features import layer_inputs
 from robustbench_jax.types import Classifier
 
 
@@ -35,9 +36,18 @@ class Fronted:
     def twin(self, params: tuple) -> tuple[Hashable, Any]:
         return self.inner, params[0]
 
+    def layer_inputs(self, params: tuple, x: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, ...]:
+        """Those of the inner network, of what it sees."""
+        return layer_inputs(*self._behind(params, x, key))
+
     def __call__(self, params: tuple, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        model, seen = self._behind(params, x, key)
+        return model(seen)
+
+    def _behind(self, params: tuple, x: jax.Array, key: jax.Array | None) -> tuple[Classifier, jax.Array]:
+        """The inner model and what it sees of x."""
         (inner, front), own = params, key
         if key is not None:
             own, key = jax.random.split(key)
         seen = front.past(own, x) if self.past else front.transform(own, x)
-        return Classifier(self.inner, inner, key)(seen)
+        return Classifier(self.inner, inner, key), seen

@@ -6,6 +6,7 @@ Shapes: D input shape, B batch, C classes.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,6 +41,17 @@ class Net:
         """Logits of one image [D] or of a batch [B, D]."""
         return self.module(params)(x)
 
+    def layer_inputs(self, params: Params, x: jax.Array) -> tuple[jax.Array, ...]:
+        """What each member of the network's lists (hidden layers, blocks) is called with, in the order of the calls,
+        and last what its `head` is: the features. Of one image or of a batch, as in a call.
+        """
+        seen, module = [], self.module(params)
+        for name, part in list(vars(module).items()):
+            if name == "head" or isinstance(part, nnx.List):
+                object.__setattr__(module, name, _tapped(part, seen))  # past nnx's checks: this module ends here
+        module(x)
+        return tuple(seen)
+
     def module(self, params: Params) -> nnx.Module:
         """The architecture in inference mode with these arrays."""
         return nnx.merge(self.inference, _nested(params))
@@ -59,7 +71,7 @@ class Net:
             if isinstance(node, nnx.BatchNorm):
                 node.momentum = 0.0  # the weight of what was there before
         module(x)
-        return _flat(nnx.state(module, nnx.BatchStat))
+        return flat(nnx.state(module, nnx.BatchStat))
 
     def trainable(self, params: Params) -> Params:
         return {name: value for name, value in params.items() if name in self.weights}
@@ -95,6 +107,18 @@ def with_params(classifier: Classifier, params: Params, source: str) -> Classifi
                 f"{expected.get(name, 'nothing')} is expected"
             )
     return classifier.replace(params=params)
+
+
+def _tapped(part: nnx.Module, seen: list[jax.Array]) -> Any:
+    """A part, or the parts of a list, that enter in `seen` what they are called with."""
+    if isinstance(part, nnx.List):
+        return [_tapped(each, seen) for each in part]
+
+    def call(x: jax.Array) -> jax.Array:
+        seen.append(x)
+        return part(x)
+
+    return call
 
 
 def flat(state: nnx.State) -> Params:

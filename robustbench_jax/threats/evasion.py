@@ -20,7 +20,7 @@ from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.judge import classify
 from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.registry import register
-from robustbench_jax.threats import health
+from robustbench_jax.threats import detection, health
 from robustbench_jax.types import Certifier, Classifier, Dataset, EvasionAttack, Outcome, UserError
 
 
@@ -44,7 +44,7 @@ def run(
     Arrays: clean_correct and robust bool[N], prediction int[N] (clean), broken_by int[N] (the outcome's stage, -1 for
     none), certified bool[N] where the attack has a certifier, size float[N] (of the perturbation, in the budget's
     measure; NaN where the attack failed), forwards, gradients and vanished (gradients that were zero) int[N], x_adv
-    float32[N, D].
+    float32[N, D]; those of threats/detection.py where the model rejects images.
     """
     check(model, data)
     attack = attack.against(model)
@@ -74,6 +74,9 @@ def run(
     found = metrics.evasion(clean, *(arrays[k] for k in ("robust", "size", "forwards", "gradients")))
     if attack.minimal:
         found["median_size"] = metrics.median_size(arrays["size"][clean])
+    if model.rejects:
+        more, shown = detection.measure(model, data, left, arrays["x_adv"], runtime)
+        found, arrays = found | more, arrays | shown
     flags = [*health.of_the_model(model, data.x, runtime), *health.of_the_attack(attacked)]
     if attack.composite:
         flags += health.along_eps(stream(key, "health"), model, budget, data.x[right], data.y[right])

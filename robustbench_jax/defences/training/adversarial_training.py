@@ -31,9 +31,5 @@ class AdversarialTraining(TrainingDefence):
     def watched(self) -> tuple[Any, Any]:
         return watching(self.budget)
 
-    @property
-    def watched(self) -> tuple[Any, Any]:
-        return self.attack, self.budget
-
     def perturb(self, key: jax.Array, model: Classifier, x: jax.Array, y: jax.Array, ids: jax.Array) -> jax.Array:
         return attack_batch(key, Unstopped(self.attack), model, self.budget, x, y, ids)
