@@ -13,6 +13,8 @@ ARGUMENTS = {
     "cifar100_c": '"nowhere", "fog", 3',
     "cifar10_corrupted": '"fog", 3',
     "imagenet2012_corrupted": '"fog", 3',
+    "joined": '[fashion_mnist_mini, npz("nowhere")]',
+    "pseudo_labelled": 'npz("nowhere"), zoo("fashion_mnist/clean/standard")',
 }
 
 

@@ -60,10 +60,10 @@ def fresh(name):
     return build_model(MODELS.get(name, "mlp([4])"), SHAPE, 3, jax.random.key(1))
 
 
-def fitted(name, source, seed=0):
+def fitted(name, source, seed=0, epochs=2, **options):
     defence = build("training", CALLS.get(name, name).format(source=source))
-    recipe = build("recipe", "sgd(epochs=2, batch_size=8, learning_rate=0.01)")
-    return fit(jax.random.key(seed), fresh(name), data(), recipe, defence=defence).params
+    recipe = build("recipe", f"sgd(epochs={epochs}, batch_size=8, learning_rate=0.01)")
+    return fit(jax.random.key(seed), fresh(name), data(), recipe, defence=defence, **options).params
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,6 +74,24 @@ def test_it_trains_to_finite_weights_that_its_key_decides(name, source):
         np.testing.assert_array_equal(value, again[key])
     assert any(not np.array_equal(value, fresh(name).params[key]) for key, value in first.items())
     assert any(not np.array_equal(value, other[key]) for key, value in first.items())
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["e_at", "free_at", "hat"])
+def test_what_a_killed_run_remembers_or_has_trained_beside_it_is_there_when_it_goes_on(name, source, tmp_path):
+    def stop(progress):
+        if progress.step == 20:  # of 24, the last whole epoch being the 18th step
+            raise Killed
+
+    with pytest.raises(Killed):
+        fitted(name, source, epochs=8, directory=tmp_path, report=stop)
+    resumed, whole = fitted(name, source, epochs=8, directory=tmp_path), fitted(name, source, epochs=8)
+    for key, value in whole.items():
+        np.testing.assert_array_equal(value, resumed[key])
 
 
 @pytest.mark.parametrize("name", NAMES)
