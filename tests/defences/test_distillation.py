@@ -53,7 +53,7 @@ def test_ard_is_the_divergence_from_the_teacher_and_the_clean_cross_entropy(weig
     x, teacher, said, y = batch()
     clean, adv = np.random.default_rng(2).normal(size=(2, *said.shape)) * 3
     made = build("training", f"ard(temperature=5, weight={weight})").replace(loaded=teacher)
-    logits = jnp.asarray(np.concatenate([clean, adv]), jnp.float32)
+    logits = jnp.asarray(np.concatenate([adv, clean]), jnp.float32)
     found = made.objective(KEY, None, jnp.asarray(x), None, logits, jnp.asarray(y), 0.5)
     apart = np.mean(kl(special.softmax(said / 5, -1), special.log_softmax(adv / 5, -1)))
     fit = -np.mean(special.log_softmax(clean, -1)[np.arange(len(y)), y])
@@ -64,9 +64,27 @@ def test_ard_trains_on_clean_images_and_on_adversarial_ones_inside_the_ball():
     x, teacher, _, y = batch()
     made = build("training", "ard(attack=pgd(steps=3), budget=linf(0.1))")
     seen = np.asarray(made.perturb(KEY, teacher, jnp.asarray(x), jnp.asarray(y), np.arange(len(y))))
-    np.testing.assert_array_equal(seen[: len(x)], x)
-    apart = np.abs(seen[len(x) :] - x).max((1, 2, 3))
+    np.testing.assert_array_equal(seen[len(x) :], x)
+    apart = np.abs(seen[: len(x)] - x).max((1, 2, 3))
     assert np.all(apart <= 0.1 + 1e-6) and np.all(apart > 0.05)
+
+
+def test_rslad_is_the_divergence_of_both_answers_from_the_teachers_and_its_attack_raises_it():
+    x, teacher, said, y = batch()
+    clean, adv = np.random.default_rng(2).normal(size=(2, *said.shape)) * 3
+    made = build("training", "rslad(linf(0.1), weight=0.75)").replace(loaded=teacher)
+    logits = jnp.asarray(np.concatenate([adv, clean]), jnp.float32)
+    found = made.objective(KEY, None, jnp.asarray(x), None, logits, jnp.asarray(y), 0.5)
+    apart = [np.mean(kl(special.softmax(said, -1), special.log_softmax(z, -1))) for z in (adv, clean)]
+    assert float(found) == pytest.approx(0.75 * apart[0] + 0.25 * apart[1], rel=1e-4)
+    student = Classifier(table, jnp.asarray(np.random.default_rng(3).normal(size=(16, 3)), jnp.float32))
+    seen = np.asarray(made.perturb(KEY, student, jnp.asarray(x), jnp.asarray(y), np.arange(len(y))))
+    assert np.abs(seen[: len(x)] - x).max() <= 0.1 + 1e-6
+    before, after = (
+        kl(special.softmax(said, -1), special.log_softmax(z.reshape(5, -1) @ np.asarray(student.params), -1))
+        for z in (x, seen[: len(x)])
+    )
+    assert np.all(after > before)
 
 
 def test_a_teacher_is_trained_first_and_kept_beside_the_run(tmp_path):
@@ -93,6 +111,7 @@ def test_a_teacher_of_other_classes_is_refused():
     [
         ("defensive_distillation(0)", "temperature = 0.0 must be greater than 0"),
         ("ard(weight=2)", "weight = 2.0 must be from 0 to 1"),
+        ("rslad(weight=-1)", "weight = -1.0 must be from 0 to 1"),
         ("ard(temprature=2)", "did you mean 'temperature'"),
         ("ard(attack=cascade([fgsm]))", "has no single result"),
     ],

@@ -13,6 +13,7 @@ from robustbench_jax.types import Dataset, UserError
 
 SHORT = "pgd(steps=1)"
 CALLS = {  # quick ones; a defence that is not here is called by its name alone
+    "ard": f"ard(attack={SHORT}, budget=linf(0.1))",
     "adversarial_training": f"adversarial_training({SHORT}, linf(0.1))",
     "avg_at": f"avg_at([linf(0.1), l2(0.5)], {SHORT})",
     "awp": "awp(standard)",
@@ -27,6 +28,7 @@ CALLS = {  # quick ones; a defence that is not here is called by its name alone
     "max_at": f"max_at([linf(0.1), l2(0.5)], {SHORT})",
     "msd": "msd([linf(0.1), l2(0.5)], steps=1)",
     "mtl_ibp": f"mtl_ibp(attack={SHORT})",
+    "rslad": "rslad(steps=1)",
     "sabr": f"sabr(attack={SHORT})",
     "smoothadv": "smoothadv(steps=1)",
     "trades": "trades(steps=1)",

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from robustbench_jax.defences.training.adversarial_training import AdversarialTraining
 from robustbench_jax.defences.training.teachers import taught
+from robustbench_jax.defences.training.trades import divergence
 from robustbench_jax.registry import register
 from robustbench_jax.training import TrainingDefence
 from robustbench_jax.types import UserError, record, require_positive, static
@@ -47,6 +48,10 @@ class ARD(TrainingDefence):
         self.robust  # noqa: B018 refuses what adversarial training refuses
 
     @property
+    def watched(self) -> tuple[Any, Any]:
+        return self.robust.watched
+
+    @property
     def robust(self) -> AdversarialTraining:
         return AdversarialTraining(self.attack, self.budget)
 
@@ -54,15 +59,11 @@ class ARD(TrainingDefence):
         return self.replace(loaded=taught("ard", self.teacher, model, data.x.shape[1:], self.robust, train))
 
     def perturb(self, key, model, x, y, ids):
-        return jnp.concatenate([x, self.robust.perturb(key, model, x, y, ids)])
+        """[2 B, D]: the adversarial images, then the clean ones."""
+        return jnp.concatenate([self.robust.perturb(key, model, x, y, ids), x])
 
     def objective(self, key, model, clean, x, logits, y, progress) -> jax.Array:
-        of_clean, of_adv = jnp.split(logits, 2)
-        teacher = jax.nn.log_softmax(jax.vmap(self.loaded)(clean) / self.temperature)
-        apart = divergence(teacher, of_adv / self.temperature)
+        of_adv, of_clean = jnp.split(logits, 2)
+        said = jax.vmap(self.loaded)(clean)
+        apart = divergence(said / self.temperature, of_adv / self.temperature)
         return self.weight * self.temperature**2 * apart + (1 - self.weight) * self.loss(of_clean, y)
-
-
-def divergence(teacher: jax.Array, logits: jax.Array) -> jax.Array:
-    """Mean over the batch of KL(teacher || softmax(logits)), for log-probabilities and logits [B, C]."""
-    return jnp.mean(jnp.sum(jnp.exp(teacher) * (teacher - jax.nn.log_softmax(logits)), axis=-1))
