@@ -157,10 +157,11 @@ EVEN = Dataset(
 @every_defence
 def test_an_attack_that_knows_breaks_a_model_at_its_exact_radius(text):
     """Even images stay even: whatever a defence does to them, the brighter channel stays the brighter one, and the
-    exact Linf radius is half of the difference. Asked for within a factor of 1.5: defences have steps and noise.
+    exact Linf radius is half of the difference. Asked for within a factor of 1.5: defences have steps and noise, and an
+    attack on a random one stops where a few draws err, which may not be most of them: it has three starts.
     """
     model = build("model_defence", text).protect(KEY, Classifier(brighter, jnp.float32(10.0)), EVEN)
     assert np.all(classify(model, EVEN.x) == EVEN.y)
-    knows = "eot(bpda(pgd(steps=10)), samples=4)" if model.stochastic else "bpda(pgd(steps=10))"
+    knows = "eot(bpda(pgd(steps=10, restarts=3)), samples=4)" if model.stochastic else "bpda(pgd(steps=10))"
     found = drive(KEY, build("attack", knows), model, build("budget", "linf(26/255)"), EVEN.x, EVEN.y)
     np.testing.assert_array_equal(found.success, abs(HALVES) < 26)
