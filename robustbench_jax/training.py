@@ -28,6 +28,7 @@ from robustbench_jax.recipes import Recipe
 from robustbench_jax.types import Classifier, Dataset, UserError
 
 EVERY = 20  # steps between two looks at the loss
+SMALL = 2**17  # weights of a model, below which a stack of models gains on CPU
 
 
 Train = Callable[[str, Classifier, "TrainingDefence"], Classifier]
@@ -214,10 +215,17 @@ def fit_many_with_curves(
 
 
 def gains(defence: TrainingDefence, model: Classifier) -> bool:
-    """Whether a stack of such models is trained faster as one program: on accelerators, and on CPU where they have no
-    convolutions, which run faster there one model after another.
+    """Whether a stack of such models is trained faster as one program: on accelerators; on CPU, small ones without
+    convolutions, on images that no attack perturbs. There 8 models take, in processor time, 0.65 of what they take one
+    after another for mlp([64]), but 1.2 for mlp([256, 256]), with which an attack gains nothing either.
     """
-    return not _alone(defence) and (not on_cpu() or all(value.ndim < 4 for value in model.params.values()))
+    arrays = model.params.values()
+    small = sum(value.size for value in arrays) < SMALL and all(value.ndim < 4 for value in arrays)
+    return not _alone(defence) and (not on_cpu() or (small and _unperturbed(defence)))
+
+
+def _unperturbed(defence: TrainingDefence) -> bool:
+    return type(defence).perturb is TrainingDefence.perturb
 
 
 def _alone(defence: TrainingDefence) -> bool:
@@ -236,12 +244,13 @@ def _fit_stack(keys, models, data: Dataset, parts, recipe: Recipe, defence, dire
     state = keeper.newest(state) if keeper else state
     first = int(state.step[0])
     step_keys = jax.vmap(lambda key: stream(key, "step"))(keys)
-    train = partial(_train_many, defence=defence, recipe=recipe, net=models.net, total=total)
+    step_of = _train_many_compiled if _unperturbed(defence) else _train_many  # an attack may be driven from the host
+    train = partial(step_of, recipe=recipe, net=models.net, total=total)
     batches = (_batches(keys[i], size, recipe, defence.replays, first) for i in range(count))
     for steps in zip(*batches, strict=True):
         step, ids = steps[0][0], np.stack([ids for _, ids in steps])
         rows = np.stack([part[own] for (part, _), own in zip(parts, ids, strict=True)])
-        state, measured = train(step_keys, state, data.x[rows], data.y[rows], ids)
+        state, measured = train(step_keys, state, data.x[rows], data.y[rows], ids, defence)
         ends = (step + 1) % per_epoch == 0
         if ends and recipe.holdout:
             _require_finite(measured[0], step)
@@ -306,11 +315,14 @@ def _train(key, net, state: Fit, x, y, ids, defence, recipe: Recipe, total: int)
     return _update(update, state, clean, x, y, defence, net=net, recipe=recipe, total=total)
 
 
-def _train_many(keys, state: Fit, x, y, ids, *, defence, recipe, net, total):
+def _train_many(keys, state: Fit, x, y, ids, defence, *, recipe, net, total):
     def one(key, state, x, y, ids):
         return _train(key, net, state, x, y, ids, defence, recipe, total)
 
     return jax.vmap(one)(keys, state, x, y, ids)
+
+
+_train_many_compiled = jax.jit(_train_many, static_argnames=("recipe", "net", "total"))
 
 
 @partial(jax.jit, static_argnames=("augmentation", "replays"))
