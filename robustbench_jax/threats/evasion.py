@@ -47,7 +47,7 @@ def run(
     float32[N, D].
     """
     check(model, data)
-    attack = attack.against(model)
+    attack = attack.against(model, data.x.shape[1:])
     prediction = classify(model, data.x, runtime)
     clean = prediction == data.y
     right = np.flatnonzero(clean)
