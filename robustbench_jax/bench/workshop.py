@@ -50,21 +50,34 @@ class Workshop:
 
     def __init__(self, directory: str | Path, report: Callable[[str, Progress], None] = lambda what, progress: None):
         self.directory, self.report = Path(directory), report
+        self.trainings: dict[tuple, dict | None] = {}
         self.dataset = lru_cache(maxsize=4)(load_dataset)
         self.model = lru_cache(maxsize=8)(self._model)
         self.protected = lru_cache(maxsize=8)(self._protected)
 
     def victim(self, cell: Cell) -> Classifier:
-        what = cell.model, cell.defence, cell.recipe, cell.dataset, cell.seed
+        what = _trained_for(cell)
         return self.protected(cell.model_defence, *what) if cell.model_defence else self.model(*what)
+
+    def training(self, cell: Cell) -> dict | None:
+        """What training the cell's model took, as its description says: seconds, steps and seconds_per_step; None where
+        it does not say.
+        """
+        what = _trained_for(cell)
+        if what not in self.trainings:
+            self.model(*what)
+        return self.trainings[what]
 
     def _protected(self, model_defence: str, *what) -> Classifier:
         *_, dataset, seed = what
         return protect(self.model(*what), model_defence, self.dataset(dataset, "train", None), seed)
 
     def _model(self, model: str, defence: str, recipe: str, dataset: str, seed: int) -> Classifier:
+        key = model, defence, recipe, dataset, seed
         if kind_of_model(model) != "model":
-            return load_model(model)
+            loaded, description = _load_trained(model)
+            self.trainings[key] = _cost(description)
+            return loaded
         data = self.dataset(dataset, "train", None)
         what = {
             "model": model,
@@ -75,7 +88,19 @@ class Workshop:
             "seed": seed,
         }
         name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
-        return train(what, data, self.directory / name, lambda progress: self.report(model, progress))
+        trained = train(what, data, self.directory / name, lambda progress: self.report(model, progress))
+        description = json.loads((self.directory / name / files.MODEL / files.DESCRIPTION).read_text())
+        self.trainings[key] = _cost(description)
+        return trained
+
+
+def _trained_for(cell: Cell) -> tuple:
+    return cell.model, cell.defence, cell.recipe, cell.dataset, cell.seed
+
+
+def _cost(description: dict) -> dict | None:
+    training = description.get("training")
+    return training if isinstance(training, dict) and "seconds_per_step" in training else None
 
 
 def train(what: dict, data: Dataset, directory: Path, report: Callable[[Progress], None]) -> Classifier:

@@ -79,7 +79,7 @@ class Adaptive(EvasionAttack):
         return self.replace(sight=look(model, shape))
 
     def stages(self, budget: Any) -> tuple[EvasionAttack, ...]:
-        """The attack itself until it has seen a model; then what the model calls for, each under a name that says so."""
+        """The attack itself until it has seen a model; then what that calls for, each under a name that says so."""
         if self.sight is None:
             return (self.attack,)
         margin = on_the_margin(self.attack, self.sight.classes)
