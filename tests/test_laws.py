@@ -54,19 +54,9 @@ CALLS = {  # of attacks that need arguments, and shorter forms of long ones
     "vmi_fgsm": "vmi_fgsm(steps=3, samples=2)",
 }
 SIBLINGS = (  # made as another one here is: of their laws those that compile anew are slow tests
-    *(
-        "adaptive",
-        "bandits",
-        "boundary",
-        "bpda",
-        "carlini_wagner_linf",
-        "di_fgsm",
-        "ead",
-        "fab_targeted",
-        "ni_fgsm",
-        "patch_rs",
-    ),
-    *("pdpgd", "sign_opt", "si_fgsm", "simba", "spsa", "surfree", "targeted", "ti_fgsm", "transfer", "vmi_fgsm"),
+    *("adaptive", "bandits", "boundary", "bpda", "carlini_wagner_linf", "di_fgsm", "ead", "fab_targeted", "ni_fgsm"),
+    *("patch_rs", "pdpgd", "sign_opt", "si_fgsm", "simba", "spsa", "surfree", "targeted", "ti_fgsm", "transfer"),
+    "vmi_fgsm",
 )
 PARTS_ARE_HERE = ("autoattack",)  # long, and a cascade of others
 ATTACKS = [
