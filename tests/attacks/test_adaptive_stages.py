@@ -57,7 +57,7 @@ def test_stages_say_what_was_seen(linear):
     assert names("adaptive(pgd)", linear.model, data) == ["pgd", "pgd, margin", "square"]
     assert names("adaptive(pgd)", front, data) == [
         *("pgd", "pgd, past the front", "pgd, past rounding"),
-        *("pgd, margin, past the front", "pgd, margin, past rounding", "transfer pgd from the twin", "square"),
+        *("pgd, margin, past the front", "pgd, margin, past rounding", "transfer pgd from the twin, margin", "square"),
     ]
     assert names("adaptive(pgd, samples=7)", draws, data) == ["pgd", "pgd, 7 draws", "pgd, margin, 7 draws", "square"]
     assert names("adaptive(pgd(loss='margin'))", linear.model, data) == ["pgd, margin", "square"]

@@ -10,7 +10,7 @@ the attack as it is; the same, and once more on the margin, which no scale of th
   a front, or what says how gradients pass it  -> past the front (bpda)
   rounding anywhere                            -> past rounding (bpda)
   randomness                                   -> the mean of `samples` draws (eot)
-an undefended model inside                     -> transfer from it
+an undefended model inside                     -> transfer from it, on the margin
 anything                                       -> square: `queries` scores and no gradient
 That a model may give no answer every attack sees (ops/views.py, Answering).
 """
@@ -84,9 +84,11 @@ class Adaptive(EvasionAttack):
             return (self.attack,)
         margin = on_the_margin(self.attack, self.sight.classes)
         stages = {_called(self.attack): self.attack} | self._ways(self.attack) | self._ways(margin)
+        if self.sight.twin:
+            transfer = Transfer(margin, twin=True)
+            stages[_called(transfer)] = transfer
         named = [attack if name == attack.called else Stage(attack, name) for name, attack in stages.items()]
-        twin = (Transfer(self.attack, twin=True),) * self.sight.twin
-        return (*named, *twin, self._without_gradients(budget))
+        return (*named, self._without_gradients(budget))
 
     def _ways(self, attack: EvasionAttack) -> dict[str, EvasionAttack]:
         """The attack through what the model has in its way, by name; as it is where there is nothing."""
