@@ -2,6 +2,7 @@
 
 from robustbench_jax.bench import workshop
 from robustbench_jax.bench.cells import Cell, kind_of_model, make_cell
+from robustbench_jax.bench.evaluation import Evaluation, attacks, evaluation
 from robustbench_jax.bench.records import Record
 from robustbench_jax.bench.runner import run_cell, training_images
 from robustbench_jax.bench.workshop import load_model
@@ -55,6 +56,48 @@ def certify(
     """
     method = {"certifier": certifier, "budget": budget}
     return _run(method, model, data, examples=examples, seed=seed, name=name, pool=None, runtime=runtime)
+
+
+def evaluate(
+    model: Classifier | str,
+    data: Dataset | str,
+    budget: str,
+    attack: str = "pgd(steps=40)",
+    model_defence: str = "",
+    *,
+    examples: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    pool: Dataset | None = None,
+    checks: bool = False,
+    runtime: Runtime = Runtime(),
+) -> Evaluation:
+    """Attacks the first `examples` of `data` with the attack and with adaptive(attack), and says what withstands both.
+
+    Of a model that may give no answer the static attack is one that does not know so: it is made on the undefended
+    model inside. model_defence: what is made of the model first, e.g. "bit_depth(4)"; where data is no call string it
+    needs training images as `pool`. checks: look for signs of masked gradients as well (checklist). The other
+    arguments are those of `attack`. Raises UserError for anything that cannot be run, before any long work.
+    """
+    for text in attacks(attack, False, checks):
+        make_cell(
+            model="mlp",
+            dataset="fashion_mnist_mini",
+            attack=text,
+            budget=budget,
+            model_defence=model_defence,
+            seed=seed,
+        )
+    model, text = _model(model, name)
+    if model_defence and pool is None and not isinstance(data, str):
+        raise UserError(f"model_defence = '{model_defence}': give training images as pool")
+    if model_defence:
+        trained = load_dataset(data, "train", None) if pool is None else pool
+        model = workshop.protect(model, model_defence, trained, seed)
+    options = {"examples": examples, "seed": seed, "name": text, "pool": pool, "runtime": runtime}
+    chosen = attacks(attack, model.rejects, checks)
+    methods = [{"attack": it, "budget": budget, "model_defence": model_defence} for it in chosen]
+    return evaluation([_run(method, model, data, **options) for method in methods])
 
 
 def protect(model: Classifier | str, model_defence: str, data: Dataset | str, *, seed: int = 0) -> Classifier:

@@ -90,6 +90,11 @@ DEFINITIONS = {
     "distortion": Definition(
         "mean root mean square change of a pixel by the corruption, pixels from 0 to 1", "all images", "lower"
     ),
+    "failed_checks": Definition(
+        "number of signs of masked gradients, or of an attack that is too weak, among the checks that apply",
+        "checks that apply",
+        "lower",
+    ),
     "forwards_per_image": Definition(
         "mean number of forward evaluations of the model that the attack spent", "attacked images", "higher"
     ),

@@ -265,8 +265,10 @@ class EvasionAttack:
         """What reports call it when it is one stage of several."""
         return self.registered[1]
 
-    def against(self, model: Any) -> "EvasionAttack":
-        """What it becomes against this model; itself for all attacks but those that look at the defence first."""
+    def against(self, model: Any, shape: tuple[int, ...]) -> "EvasionAttack":
+        """What it becomes against this model of images of this shape; itself for all attacks but those that look at the
+        defence first.
+        """
         return self
 
     def stages(self, budget: Any) -> tuple["EvasionAttack", ...]:

@@ -105,7 +105,14 @@ def test_attack_with_json_prints_one_object_of_the_fixed_shape_and_nothing_else(
     assert len(robust) == COUNT and set(robust) <= {True, False} and robust[0] is False
     assert record["metrics"]["robust_accuracy"]["value"] == sum(robust) / COUNT
     timing = record["timing"]
-    assert set(timing) == {"compile_s", "run_s", "stages_s", "forward_evaluations", "gradient_evaluations"}
+    assert set(timing) == {
+        "compile_s",
+        "run_s",
+        "stages_s",
+        "forward_evaluations",
+        "gradient_evaluations",
+        "inference_s",
+    }
     assert 0 < timing["gradient_evaluations"] <= 3 * (COUNT - 1) < timing["forward_evaluations"] + COUNT
     assert record["provenance"]["seed"] == 0 and len(record["provenance"]["data"]) == 64
     assert Record.model_validate_json(out).to_json() == out.strip()

@@ -17,6 +17,7 @@ from robustbench_jax.types import Classifier, Problem
 from tests import oracles
 
 CALLS = {  # of attacks that need arguments, and shorter forms of long ones
+    "adaptive": "adaptive(pgd(steps=3), queries=20)",
     "apgd": "apgd(steps=10)",
     "apgd_l1": "apgd_l1(iterations=10)",
     "bandits": "bandits(queries=40)",
@@ -53,8 +54,9 @@ CALLS = {  # of attacks that need arguments, and shorter forms of long ones
     "vmi_fgsm": "vmi_fgsm(steps=3, samples=2)",
 }
 SIBLINGS = (  # made as another one here is: of their laws those that compile anew are slow tests
-    *("bandits", "boundary", "bpda", "carlini_wagner_linf", "di_fgsm", "ead", "fab_targeted", "ni_fgsm", "patch_rs"),
-    *("pdpgd", "sign_opt", "si_fgsm", "simba", "spsa", "surfree", "targeted", "ti_fgsm", "transfer", "vmi_fgsm"),
+    *("adaptive", "bandits", "boundary", "bpda", "carlini_wagner_linf", "di_fgsm", "ead", "fab_targeted", "ni_fgsm"),
+    *("patch_rs", "pdpgd", "sign_opt", "si_fgsm", "simba", "spsa", "surfree", "targeted", "ti_fgsm", "transfer"),
+    "vmi_fgsm",
 )
 PARTS_ARE_HERE = ("autoattack",)  # long, and a cascade of others
 ATTACKS = [

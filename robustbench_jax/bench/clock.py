@@ -1,4 +1,4 @@
-"""Seconds spent compiling, apart from seconds spent running.
+"""Seconds spent compiling, apart from seconds spent running; and what one image takes to be classified.
 
 JAX reports the duration of every trace, lowering and backend compilation; a Clock adds up those that fall between
 its start and its stop.
@@ -8,6 +8,13 @@ import time
 from dataclasses import dataclass, field
 
 import jax
+import numpy as np
+
+from robustbench_jax.ops.judge import classify
+from robustbench_jax.ops.runtime import Runtime
+from robustbench_jax.types import Classifier
+
+REPEATS = 3
 
 
 @dataclass
@@ -30,6 +37,18 @@ class Clock:
     @property
     def run_s(self) -> float:
         return max(self.wall_s - self.compile_s, 0.0)
+
+
+def per_image(model: Classifier, x: np.ndarray, runtime: Runtime) -> float:
+    """Seconds that the judge takes to classify one image of x [N, D], all its draws where the model is randomised: the
+    median of a few runs over a bucket of them, after one that compiles.
+    """
+    x, seconds = x[: runtime.batch], []
+    for _ in range(1 + REPEATS):
+        began = time.perf_counter()
+        classify(model, x, runtime)
+        seconds.append((time.perf_counter() - began) / len(x))
+    return float(np.median(seconds[1:]))
 
 
 _running: list[Clock] = []

@@ -20,8 +20,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from robustbench_jax.bench import corruption_report, corruption_table, report, sheets, transfer_table
+from robustbench_jax.bench import corruption_report, corruption_table, obfuscation_report, report, sheets
 from robustbench_jax.bench.cells import Cell
+from robustbench_jax.bench.evaluation import Evaluation
 from robustbench_jax.bench.leaderboard import alarms, tables
 from robustbench_jax.bench.records import Record
 from robustbench_jax.models import zoo
@@ -109,8 +110,8 @@ def show(records: list[Record], baseline: str | None = None) -> None:
     """The leaderboard on the terminal, with its alarms; of the corruption table the models and the corruptions."""
     for board in tables(records):
         err.print(report.terminal(board))
-    for sheet in transfer_table.sheets(records):
-        err.print(sheets.terminal(sheet))
+    for sheet in report.sheets_of(records):
+        page(sheet)
     for board in corruption_table.boards(records, baseline):
         for sheet in corruption_report.sheets(board)[:2]:
             err.print(sheets.terminal(sheet))
@@ -119,6 +120,30 @@ def show(records: list[Record], baseline: str | None = None) -> None:
     for record in records:
         for flag in record.flags:
             say(f"FLAG {record.cell.label()}: {flag}")
+
+
+def page(sheet: sheets.Sheet) -> None:
+    err.print(sheets.terminal(sheet))
+
+
+def show_evaluation(found: Evaluation) -> None:
+    """Both attacks, their worst case, what each stage of the adaptive one did, and the checks."""
+    first = found.static.cell
+    table = Table(title=f"{first.victim} · {first.show('budget')}", title_justify="left", header_style="bold")
+    for head in ("attack", "robust accuracy %", "n", "s"):
+        table.add_column(head, justify="left" if head == "attack" else "right")
+    table.add_row("clean images", report.percent(found.static.metrics["clean_accuracy"]), str(found.worst.n), "")
+    for what, record in (("static", found.static), ("adaptive", found.adaptive)):
+        metric, seconds = record.metrics["robust_accuracy"], record.timing.run_s + record.timing.compile_s
+        table.add_row(f"{what}: {record.cell.method}", report.percent(metric), str(metric.n), f"{seconds:.1f}")
+    table.add_row("worst case", report.percent(found.worst), str(found.worst.n), "", style="bold")
+    err.print(table)
+    err.print(_stages(found.adaptive))
+    if found.checks:
+        page(obfuscation_report.sheet(found.checks))
+    for record in found.records:
+        for flag in record.flags:
+            say(f"FLAG {record.cell.method}: {flag}")
 
 
 def show_record(record: Record) -> None:
@@ -133,6 +158,8 @@ def show_record(record: Record) -> None:
     err.print(table)
     if record.cell.certifier:
         err.print(_certifier(record))
+    elif record.cell.threat == "obfuscation":
+        page(obfuscation_report.sheet(record))
     elif len(record.stages) > 1:
         err.print(_stages(record))
     for flag in record.flags:

@@ -23,6 +23,7 @@ READ = {  # what tables read of each threat: metrics, the last of them of all ex
     "evasion": (("clean_accuracy", "robust_accuracy"), ("clean_correct", "robust")),
     "certification": (("clean_accuracy", "certified_accuracy"), ("clean_correct", "certified")),
     "corruption": (("corrupted_accuracy",), ("clean_correct", "robust")),
+    "obfuscation": (("failed_checks", "clean_accuracy", "robust_accuracy"), ("clean_correct", "robust")),
 }
 CELLS, ARRAYS = "cells", "arrays"
 
@@ -38,13 +39,17 @@ class MetricValue(BaseModel):
 
 
 class Timing(BaseModel):
-    """Seconds of wall time, `stages_s` one for each of the record's stages; evaluations summed over all examples."""
+    """Seconds of wall time, `stages_s` one for each of the record's stages; evaluations summed over all examples.
+
+    inference_s: the median time that one image takes to be classified; 0 where it was not measured.
+    """
 
     compile_s: float = 0.0
     run_s: float = 0.0
     stages_s: list[float] = []
     forward_evaluations: int = 0
     gradient_evaluations: int = 0
+    inference_s: float = 0.0
 
 
 class Record(BaseModel):

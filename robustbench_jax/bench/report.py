@@ -15,8 +15,12 @@ from robustbench_jax.bench import (
     certified_table,
     corruption_report,
     corruption_table,
+    cost,
+    obfuscation_report,
     plots,
+    seeds,
     sheets,
+    surface_plots,
     transfer_table,
 )
 from robustbench_jax.bench.bands import bands
@@ -37,6 +41,7 @@ CAPTIONS = {
     "curves": "Robust accuracy against eps",
     "queries": "Robust accuracy against queries",
     "certified": "Attacked and certified accuracy against eps",
+    "surfaces": "The margin around the first image, along its gradient and a random direction",
 }
 CSV_HEAD = (
     *("threat", "dataset", "split", "examples", "model", "defence", "recipe", "attack", "budget", "seed"),
@@ -68,12 +73,14 @@ def write_reports(
     """
     boards, warnings = tables(records), alarms(records) + corruption_table.alarms(records)
     corrupted = corruption_table.boards(records, baseline)
-    pages = transfer_table.sheets(records)
+    pages = sheets_of(records)
     pages += [sheet for board in corrupted for sheet in corruption_report.sheets(board)]
     lines = {"curves": along_eps(records), "queries": along_queries(records)}
     pictures = {name: plots.curves([_plain(line) for line in found]) for name, found in lines.items() if found}
     if between := bands(records):
         pictures["certified"] = band_plots.picture(between)
+    if planes := obfuscation_report.surfaces(records):
+        pictures["surfaces"] = surface_plots.picture(planes)
     texts = {
         "md": lambda: markdown(boards, title, warnings, list(pictures), pages, flags(records)),
         "csv": lambda: table_csv(records),
@@ -92,6 +99,12 @@ def write_reports(
         write_whole(path, lambda file, content=content: file.write(content))
         written.append(path)
     return written
+
+
+def sheets_of(records: list[Record]) -> list[Sheet]:
+    """The tables of text beside the leaderboard, but for those of corruptions."""
+    makers = (transfer_table.sheets, obfuscation_report.sheets, seeds.sheets, cost.sheets)
+    return [sheet for make in makers for sheet in make(records)]
 
 
 def markdown(

@@ -16,7 +16,7 @@ import numpy as np
 
 from robustbench_jax.bench import panels, records
 from robustbench_jax.bench.cells import Cell
-from robustbench_jax.bench.clock import Clock
+from robustbench_jax.bench.clock import Clock, per_image
 from robustbench_jax.bench.provenance import provenance
 from robustbench_jax.bench.records import Record, Timing
 from robustbench_jax.bench.workshop import Workshop
@@ -44,12 +44,17 @@ def run_cell(
     data: Dataset,
     *,
     pool: Dataset | None = None,
+    training: dict[str, Any] | None = None,
     runtime: Runtime = Runtime(),
     report: Report = lambda settled: None,
 ) -> tuple[Record, Outcome]:
-    """Runs the threat's procedure on things that are already made. pool: see `training_images`."""
+    """Runs the threat's procedure on things that are already made. pool: see `training_images`. training: what the
+    model's training cost, for the record's provenance.
+    """
     make_room()
     made = provenance(data=data.digest, weights=_digest(model), seed=cell.seed)
+    if training is not None:
+        made["training"] = training
     learnt = {} if pool is None else {"pool": pool}
     if pool is not None:
         made["pool"] = pool.digest
@@ -64,7 +69,12 @@ def run_cell(
             report=report,
             **learnt,
         )
-    timing = Timing(compile_s=round(clock.compile_s, 3), run_s=round(clock.run_s, 3), **outcome.counts)
+    timing = Timing(
+        compile_s=round(clock.compile_s, 3),
+        run_s=round(clock.run_s, 3),
+        inference_s=float(f"{per_image(model, data.x, runtime):.4g}"),
+        **outcome.counts,
+    )
     record = records.record_of(cell, outcome, timing, made)
     return record.model_copy(update={"papers": papers(cell)}), outcome
 
@@ -115,7 +125,8 @@ def run_sweep(
             known = None
             pool = training_images(cell, data, workshop.dataset)
             report = begin(number, cell, len(data))
-            record, outcome = run_cell(cell, model, data, pool=pool, runtime=runtime, report=report)
+            training = workshop.training(cell)
+            record, outcome = run_cell(cell, model, data, pool=pool, training=training, runtime=runtime, report=report)
             keep(out, record, outcome)
             if pictures:
                 panels.save(out, cell.id, cell.label(), model, data)

@@ -62,6 +62,8 @@ def sources_of(attack: str) -> tuple[str, tuple[str, ...]]:
     call = parse(attack)
     arguments = dict(call.kwargs) | dict(zip(("attack", "sources"), call.args, strict=False))
     sources = tuple(_source(parse(source)) for source in arguments.get("sources", ()))
+    if arguments.get("twin"):
+        sources = ("its undefended twin", *sources)
     if arguments.get("train"):
         sources += (f"{arguments.get('count', 3)} {arguments['train']} trained on the pool",)
     return short("attack", arguments["attack"]), sources

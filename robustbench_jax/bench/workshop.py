@@ -55,6 +55,7 @@ class Workshop:
 
     def __init__(self, directory: str | Path, report: Callable[[str, Progress], None] = lambda what, progress: None):
         self.directory, self.report = Path(directory), report
+        self.trainings: dict[tuple, dict | None] = {}
         self.dataset = lru_cache(maxsize=4)(load_dataset)
         self.model = lru_cache(maxsize=8)(self._model)
         self.protected = lru_cache(maxsize=8)(self._protected)
@@ -67,16 +68,28 @@ class Workshop:
             seeds += [] if cell.seed in seeds else [cell.seed]
 
     def victim(self, cell: Cell) -> Classifier:
-        what = cell.model, cell.defence, cell.recipe, cell.dataset, cell.seed
+        what = _trained_for(cell)
         return self.protected(cell.model_defence, *what) if cell.model_defence else self.model(*what)
+
+    def training(self, cell: Cell) -> dict | None:
+        """What training the cell's model took, as its description says: seconds, steps and seconds_per_step; None where
+        it does not say.
+        """
+        what = _trained_for(cell)
+        if what not in self.trainings:
+            self.model(*what)
+        return self.trainings[what]
 
     def _protected(self, model_defence: str, *what) -> Classifier:
         *_, dataset, seed = what
         return protect(self.model(*what), model_defence, self.dataset(dataset, "train", None), seed)
 
     def _model(self, model: str, defence: str, recipe: str, dataset: str, seed: int) -> Classifier:
+        key = model, defence, recipe, dataset, seed
         if kind_of_model(model) != "model":
-            return load_model(model)
+            loaded, description = _load_trained(model)
+            self.trainings[key] = _cost(description)
+            return loaded
         data = self.dataset(dataset, "train", None)
         seeds = self.expected.pop((model, defence, recipe, dataset), [])
         if seed in seeds:
@@ -84,7 +97,19 @@ class Workshop:
             with suppress(UserError):  # what is wrong with one of them is said when its turn comes
                 train_together(runs, data, self.directory, lambda progress: self.report(model, progress))
         what = _run(model, defence, recipe, dataset, data, seed)
-        return train(what, data, self.directory / _name(what), lambda progress: self.report(model, progress))
+        directory = self.directory / _name(what)
+        trained = train(what, data, directory, lambda progress: self.report(model, progress))
+        self.trainings[key] = _cost(files.read_description(directory / files.MODEL / files.DESCRIPTION))
+        return trained
+
+
+def _trained_for(cell: Cell) -> tuple:
+    return cell.model, cell.defence, cell.recipe, cell.dataset, cell.seed
+
+
+def _cost(description: dict) -> dict | None:
+    training = description.get("training")
+    return training if isinstance(training, dict) and "seconds_per_step" in training else None
 
 
 def _run(model: str, defence: str, recipe: str, dataset: str, data: Dataset, seed: int) -> dict:

@@ -78,7 +78,7 @@ def drive(
     from beforehand (None: the attacked ones). `report` is called with the number of examples whose verdict is known.
     """
     ids = np.arange(len(y)) if ids is None else np.asarray(ids)
-    attack = attack.against(model)
+    attack = attack.against(model, x.shape[1:])
     stages, lines = list(attack.stages(budget)), []
     found = _untouched(x, len(y))
     while len(lines) < len(stages) and not found.success.all():

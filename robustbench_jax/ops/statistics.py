@@ -67,6 +67,47 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> McNemar:
     return McNemar(only_a, only_b, float(p))
 
 
+def paired_difference(a: np.ndarray, b: np.ndarray, alpha: float = 0.05) -> tuple[float, Interval]:
+    """share of a less share of b (bool [N], same examples) and its score interval.
+
+    Newcombe, Statistics in Medicine 1998, 17:2635, method 10: the Wilson intervals of both shares, combined with the
+    correlation phi of the pairs, which is corrected for continuity where it is positive. Within [-1, 1]; of no width
+    only where it has to be.
+    """
+    a, b = np.asarray(a, bool), np.asarray(b, bool)
+    if a.shape != b.shape:
+        raise UserError(f"a paired comparison needs the same examples: {a.shape} and {b.shape}")
+    n, pa, pb = len(a), float(np.mean(a)), float(np.mean(b))
+    (low_a, high_a), (low_b, high_b) = (wilson(int(hits.sum()), n, alpha) for hits in (a, b))
+    phi = _phi(a, b)
+
+    def reach(one: float, other: float) -> float:
+        return float(np.sqrt(max(one**2 - 2 * phi * one * other + other**2, 0.0)))
+
+    low, high = reach(pa - low_a, high_b - pb), reach(pb - low_b, high_a - pa)
+    return pa - pb, Interval(pa - pb - low, pa - pb + high)
+
+
+def t_interval(values: np.ndarray, alpha: float = 0.05) -> tuple[float, Interval]:
+    """The mean of values [K], K >= 2, and Student's interval: standard deviation with ddof = 1, K - 1 degrees."""
+    values = _vector("values", values)
+    if len(values) < 2:
+        raise UserError("an interval over one value needs another one")
+    half = stats.t.ppf(1 - alpha / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    mean = float(np.mean(values))
+    return mean, Interval(mean - float(half), mean + float(half))
+
+
+def _phi(a: np.ndarray, b: np.ndarray) -> float:
+    n, both, neither = len(a), int(np.sum(a & b)), int(np.sum(~a & ~b))
+    only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    below = np.sqrt(float((both + only_a) * (only_b + neither)) * float((both + only_b) * (only_a + neither)))
+    above = both * neither - only_a * only_b
+    if not below:
+        return 0.0
+    return (max(above - n / 2, 0.0) if above > 0 else above) / below
+
+
 @dataclass(frozen=True)
 class ROC:
     """fpr and tpr [K] at falling thresholds [K] (`score >= threshold` is called positive), and the area."""

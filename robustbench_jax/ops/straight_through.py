@@ -67,6 +67,12 @@ class Replaced(Behind):
         return through(self.model(x), self.surrogate(x))
 
 
+def rounds(model: Any, shape: tuple[int, ...]) -> bool:
+    """Whether there is rounding in the model of images [*shape] that PastRounding passes."""
+    keyed = model.keyed(jax.random.key(0))
+    return _rounds(jax.make_jaxpr(keyed)(jax.ShapeDtypeStruct(shape, jnp.float32)).jaxpr)
+
+
 def through(hard: jax.Array, soft: jax.Array) -> jax.Array:
     """`hard` forwards, to the bit; the derivative of `soft`."""
     return jax.lax.stop_gradient(hard) + (soft - jax.lax.stop_gradient(soft))
@@ -126,6 +132,9 @@ def _inner(eqn: Any) -> ClosedJaxpr | None:
 
 
 def _rounds(jaxpr: Any) -> bool:
+    def from_float(eqn):
+        return jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.floating)
+
     def whole(eqn):
         return eqn.primitive.name == "convert_element_type" and jnp.issubdtype(eqn.params["new_dtype"], jnp.integer)
 
@@ -133,4 +142,4 @@ def _rounds(jaxpr: Any) -> bool:
         inner = _inner(eqn)
         return inner is not None and _rounds(inner.jaxpr)
 
-    return any(eqn.primitive.name in ROUNDING or whole(eqn) or within(eqn) for eqn in jaxpr.eqns)
+    return any((eqn.primitive.name in ROUNDING or whole(eqn)) and from_float(eqn) or within(eqn) for eqn in jaxpr.eqns)

@@ -47,7 +47,7 @@ def run(
     float32[N, D]; those of threats/detection.py where the model rejects images.
     """
     check(model, data)
-    attack = attack.against(model)
+    attack = attack.against(model, data.x.shape[1:])
     prediction = classify(model, data.x, runtime)
     clean = prediction == data.y
     right = np.flatnonzero(clean)

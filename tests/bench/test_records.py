@@ -25,7 +25,7 @@ def test_the_json_has_the_fixed_shape(tmp_path):
     assert found["cell"] | CELL == found["cell"] and found["id"] == Cell(**found["cell"]).id
     assert set(found["metrics"]["robust_accuracy"]) == {"value", "n", "low", "high", "definition"}
     assert found["per_example"]["robust"] == [True] * 7 + [False] * 3
-    evaluations = {"forward_evaluations", "gradient_evaluations"}
+    evaluations = {"forward_evaluations", "gradient_evaluations", "inference_s"}
     assert set(found["timing"]) == {"compile_s", "run_s", "stages_s"} | evaluations
     assert {"provenance", "papers"} <= set(found)
 

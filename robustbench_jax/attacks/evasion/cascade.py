@@ -25,6 +25,9 @@ class Cascade(EvasionAttack):
         if any(getattr(attack, "certify_first", None) is not None for attack in self.attacks):
             raise UserError("cascade: an attack inside it has certify_first, which only autoattack by itself heeds")
 
+    def against(self, model: Any, shape: tuple[int, ...]) -> "Cascade":
+        return self.replace(attacks=tuple(attack.against(model, shape) for attack in self.attacks))
+
     def stages(self, budget: Any) -> tuple[EvasionAttack, ...]:
         """The attacks in order, cascades within it unfolded."""
         return tuple(stage for attack in self.attacks for stage in attack.stages(budget))

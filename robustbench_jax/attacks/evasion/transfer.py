@@ -38,13 +38,16 @@ class State(BaseState):
     paper="papernot2016",
     parts={"attack": "attack", "sources": "pretrained", "recipe": "recipe"},
     given=("surrogates",),
+    late=("twin",),
 )
 @record
 class Transfer(Wrapped):
     """sources: trained models, e.g. [zoo("fashion_mnist/clean/standard")]. train: an architecture, e.g. "cnn", of which
     `count` models are trained at once on the pool with `recipe`; they join the sources.
 
-    fusion: what of the surrogates is averaged: "logits", "probabilities" or "loss".
+    fusion: what of the surrogates is averaged: "logits", "probabilities" or "loss". twin: the undefended model inside
+    the target (`Classifier.twin`; the target itself where it has no defence) joins the sources: what an attacker does
+    who knows the model and not its defence.
     """
 
     attack: Any
@@ -53,6 +56,7 @@ class Transfer(Wrapped):
     train: str = ""
     count: int = static(default=3)
     recipe: Any = static(default="sgd(epochs=5, learning_rate=0.05)")
+    twin: bool = False
     surrogates: Any = None
 
     def __post_init__(self):
@@ -60,12 +64,16 @@ class Transfer(Wrapped):
         require_positive("transfer", count=self.count)
         if self.fusion not in FUSIONS:
             raise UserError(f"transfer: fusion = {self.fusion!r}{nearest(self.fusion, FUSIONS)}")
-        if not self.sources and not self.train:
+        if not self.sources and not self.train and not self.twin:
             raise UserError('transfer: no sources; write e.g. sources=[zoo("fashion_mnist/clean/standard")]')
 
     @property
     def access(self) -> str:
         return "none"
+
+    @property
+    def called(self) -> str:
+        return super().called + " from the twin" * self.twin
 
     @property
     def prepares(self) -> bool:
@@ -89,6 +97,8 @@ class Transfer(Wrapped):
         for source, member in zip(self.sources, members, strict=True):
             if _classes(member, x.shape[1:], source) != classes:
                 raise UserError(f"transfer: {source} has other classes than the target, which has {classes}")
+        if self.twin:
+            members = (model.twin, *members)
         if self.train:
             members += self._trained(stream(key, "train"), x, y, classes)
         surrogates, attack = Ensemble(members, self.fusion), self.attack
@@ -128,6 +138,7 @@ class Transfer(Wrapped):
 def _classes(model: Classifier, shape: tuple[int, ...], what: Any) -> int:
     try:
         model = model.keyed(jax.random.key(0)) if hasattr(model, "keyed") else model
-        return jax.eval_shape(model, jax.ShapeDtypeStruct(shape, jnp.float32)).shape[-1]
+        logits = jax.eval_shape(model, jax.ShapeDtypeStruct(shape, jnp.float32))
+        return logits.shape[-1] - getattr(model, "rejects", False)
     except (TypeError, ValueError) as error:
         raise UserError(f"transfer: {what} does not take images of shape {list(shape)}: {error}") from error

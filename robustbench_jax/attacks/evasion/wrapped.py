@@ -16,9 +16,7 @@ class Wrapped(EvasionAttack):
     attack: Any
 
     def __post_init__(self):
-        name = self.registered[1]
-        if self.attack.composite:
-            raise UserError(f"{name}: attack = {self.attack.called}(...): write cascade([{name}(...), ...]) instead")
+        require_single(self)
 
     @property
     def access(self) -> str:
@@ -77,7 +75,14 @@ class Wrapped(EvasionAttack):
         return problem
 
 
-def require_gradients(attack: Wrapped) -> None:
+def require_single(attack: Any) -> None:
+    """UserError where the inner attack is a cascade."""
+    if attack.attack.composite:
+        name, inner = attack.registered[1], attack.attack.called
+        raise UserError(f"{name}: attack = {inner}(...): write cascade([{name}(...), ...]) instead")
+
+
+def require_gradients(attack: Any) -> None:
     """UserError where the inner attack asks for no gradients."""
     if attack.attack.access != "gradients":
         name, inner = attack.registered[1], attack.attack.called

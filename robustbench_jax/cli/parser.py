@@ -1,0 +1,141 @@
+"""What the command line takes: verbs, options, and errors that name the nearest right word."""
+
+import argparse
+from collections.abc import Callable
+from importlib.metadata import version
+
+from robustbench_jax.cli.cells import attack, certify
+from robustbench_jax.cli.evaluate import evaluate
+from robustbench_jax.cli.reports import CATALOGUE, catalogue, compare, leaderboard
+from robustbench_jax.cli.sweep import sweep
+from robustbench_jax.cli.train import train
+from robustbench_jax.registry import nearest
+from robustbench_jax.types import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as one line, with the nearest right word."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Looks for unknown flags first: argparse reports what a misspelt one leaves missing."""
+        for word in args if self._subparsers is None else ():
+            if word == "--":
+                break
+            if word.startswith("--") and word.split("=")[0] not in self._option_string_actions:
+                self.error(f"unrecognized arguments: {word}")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str):
+        hint = ""
+        if message.startswith("unrecognized arguments: "):
+            word = message.split(": ")[1].split()[0].split("=")[0]
+            known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            hint = nearest(word, known)
+        elif "invalid choice: " in message:
+            word = message.split("invalid choice: ")[1].split("'")[1]
+            action = next(a for a in self._actions if a.choices and word not in a.choices)
+            message, hint = f"no {action.dest} '{word}'", nearest(word, action.choices)
+        raise UserError(f"{message}{hint}")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """One parser with a sub-parser for each verb; `run` of what it parses is the verb's function."""
+    parser = _Parser(prog="robustbench-jax", description="Benchmarks the security of machine-learning models.")
+    parser.add_argument("--version", action="version", version=f"robustbench-jax {version('robustbench-jax')}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+
+    def verb(name: str, run: Callable, options: Callable, help: str) -> None:
+        made = verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
+        made.set_defaults(run=run)
+        made.add_argument("--debug", action="store_true", help="show tracebacks")
+        options(made)
+
+    verb("sweep", sweep, _sweep, "Run every cell of a sweep file that has no result yet, and write the leaderboard.")
+    verb("attack", attack, _attack, "Attack one model.")
+    verb("certify", certify, _certify, "Certify one model: prove of images that nothing in the budget changes them.")
+    verb("evaluate", evaluate, _evaluate, "Attack one model with and without knowledge of its defence.")
+    verb("train", train, _train, "Train a model; a run that was killed goes on from its last checkpoint.")
+    verb("leaderboard", leaderboard, _leaderboard, "Write the leaderboard of a results directory.")
+    verb("compare", compare, _compare, "Compare two models of a results directory, image by image.")
+    verb("list", catalogue, _list, "List what there is, with arguments and defaults.")
+    return parser
+
+
+def _sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG.toml")
+    parser.add_argument("--out", metavar="DIR", help="results directory (default: runs/NAME)")
+    parser.add_argument("--set", metavar="K=V", action="append", default=[], help="override a key of the file")
+    parser.add_argument("--dry-run", action="store_true", help="print the cells and stop")
+    parser.add_argument("--save-images", action="store_true", help="draw what each attack did: DIR/images/CELL.png")
+
+
+def _attack(parser: argparse.ArgumentParser) -> None:
+    _add_victim(parser, required=True)
+    parser.add_argument("--attack", required=True, metavar="A", help="e.g. pgd(steps=40)")
+    _add_run(parser, "keep the record and the adversarial examples there")
+    parser.add_argument("--save-images", action="store_true", help="draw what it did: DIR/images/CELL.png; needs --out")
+
+
+def _certify(parser: argparse.ArgumentParser) -> None:
+    _add_victim(parser, required=False)
+    parser.add_argument("--certifier", metavar="C", help="what there is: robustbench-jax list certifiers")
+    _add_run(parser, "keep the record and the counterexamples there")
+    parser.add_argument("--timeout", type=float, metavar="S", help="seconds for each image, where a certifier has it")
+    parser.add_argument("--vnnlib", metavar="SPEC", help='verify this specification instead; model: onnx("m.onnx")')
+
+
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_victim(parser, required=True)
+    parser.add_argument("--attack", metavar="A", default="pgd(steps=40)", help="default: pgd(steps=40)")
+    _add_run(parser, "keep the records and the adversarial examples there")
+    parser.add_argument("--checks", action="store_true", help="look for signs of masked gradients as well")
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", required=True, metavar="D")
+    parser.add_argument("--model", required=True, metavar="M", help="an architecture, e.g. cnn")
+    _add_training(parser)
+    parser.add_argument("--out", metavar="DIR", help="default: models/MODEL-DATASET-DEFENCE-SEED")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+
+
+def _leaderboard(parser: argparse.ArgumentParser) -> None:
+    formats = ("md", "csv", "tex", "html")
+    parser.add_argument("results", metavar="RESULTS_DIR")
+    parser.add_argument("--out", metavar="DIR", help="default: RESULTS_DIR")
+    parser.add_argument("--format", nargs="+", choices=formats, default=list(formats))
+    parser.add_argument("--baseline", metavar="MODEL", help="corruptions: the model that mCE is measured against")
+
+
+def _compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", metavar="A", help="a model as tables show it, or call strings joined by ' + '")
+    parser.add_argument("b", metavar="B", help="another one")
+    parser.add_argument("results", metavar="RESULTS_DIR")
+    parser.add_argument("--json", action="store_true", help="print the comparisons as JSON")
+
+
+def _list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", nargs="?", choices=[*CATALOGUE, "zoo"])
+
+
+def _add_victim(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    for name, what in (
+        ("model", 'zoo name, checkpoint("dir") or architecture'),
+        ("dataset", "e.g. fashion_mnist_mini"),
+        ("budget", "e.g. linf(8/255)"),
+    ):
+        parser.add_argument(f"--{name}", required=required, metavar=name[0].upper(), help=what)
+    _add_training(parser)
+    parser.add_argument("--model-defence", metavar="T", default="", help="e.g. jpeg(75)")
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--defence", metavar="T", default="", help="e.g. adversarial_training(pgd(steps=7), linf(0.1))")
+    parser.add_argument("--recipe", metavar="R", default="", help="e.g. sgd(epochs=20, learning_rate=0.05)")
+
+
+def _add_run(parser: argparse.ArgumentParser, out: str) -> None:
+    parser.add_argument("--examples", type=int, metavar="N", help="the first N test images (default: all)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--out", metavar="DIR", help=out)
+    parser.add_argument("--json", action="store_true", help="print what comes out as JSON")
