@@ -60,7 +60,7 @@ def _times(value: float | None, base: float | None) -> str:
 
 
 def _training(record: Record) -> float | None:
-    return (record.provenance.get("training") or {}).get("seconds_per_step")
+    return (record.provenance.get("training") or {}).get("step_s")
 
 
 def _inference(record: Record) -> float | None:

@@ -72,8 +72,8 @@ class Workshop:
         return self.protected(cell.model_defence, *what) if cell.model_defence else self.model(*what)
 
     def training(self, cell: Cell) -> dict | None:
-        """What training the cell's model took, as its description says: seconds, steps and seconds_per_step; None where
-        it does not say.
+        """What training the cell's model took, as its description says: step_s, seconds for each step, and more; None
+        where it does not say.
         """
         what = _trained_for(cell)
         if what not in self.trainings:
@@ -109,7 +109,7 @@ def _trained_for(cell: Cell) -> tuple:
 
 def _cost(description: dict) -> dict | None:
     training = description.get("training")
-    return training if isinstance(training, dict) and "seconds_per_step" in training else None
+    return training if isinstance(training, dict) and "step_s" in training else None
 
 
 def _run(model: str, defence: str, recipe: str, dataset: str, data: Dataset, seed: int) -> dict:

@@ -127,7 +127,7 @@ def test_the_sheet_of_seeds_has_means_and_the_deviation_with_ddof_one():
 
 def timed(training=None, inference=0.0, **cell):
     made = made_up(first(3), **{"recipe": "sgd"} | cell)
-    more = {} if training is None else {"training": {"seconds": 10.0, "steps": 5, "seconds_per_step": training}}
+    more = {} if training is None else {"training": {"seconds": 10.0, "steps": 5, "step_s": training}}
     timing = made.timing.model_copy(update={"inference_s": inference})
     return made.model_copy(update={"timing": timing, "provenance": made.provenance | more})
 

@@ -101,7 +101,7 @@ def test_records_from_before_inference_was_timed_are_read():
 
 def test_the_workshop_says_what_training_took_where_the_model_does(tmp_path):
     model = build_model("mlp([8])", (4, 4, 1), 3, jax.random.key(0))
-    cost = {"seconds": 2.0, "steps": 4, "seconds_per_step": 0.5}
+    cost = {"seconds": 2.0, "steps": 4, "step_s": 0.5}
     for name, more in (("timed", {"training": cost}), ("other", {"training": {"epochs": 3}}), ("plain", {})):
         files.save(tmp_path / name, model, files.describe(model, "mlp([8])", (4, 4, 1), 3, **more))
         cell = made_up(first(3), model=f'checkpoint(path="{tmp_path / name}")').cell

@@ -84,7 +84,7 @@ class LID(Detector):
         return bare.replace(**regression(np.concatenate(found), np.repeat([False, False, True], len(x))))
 
     def _attacked(self, key: jax.Array, model: Classifier, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        ids, attack = np.arange(len(x)), self.attack.against(model)
+        ids, attack = np.arange(len(x)), self.attack.against(model, x.shape[1:])
         return np.concatenate(
             [
                 np.asarray(attack_batch(key, attack, model, self.budget, x[part], y[part], part))
