@@ -33,6 +33,7 @@ PACKAGES = {
     "training": "robustbench_jax.defences.training",
     "threat": "robustbench_jax.threats",
 }
+TRUTH = {"true": True, "false": False}  # as TOML has them, beside True and False
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
@@ -152,7 +153,7 @@ def short(kind: str, text: "str | Call") -> str:
     shown = {}
     for k, v in _bind(found, call).items():
         default = found.parameters[k].default
-        if default is inspect.Parameter.empty or v != _value(found, k, default):
+        if default is inspect.Parameter.empty or _each(v, _whole) != _each(_value(found, k, default), _whole):
             shown[k] = _text(v, short, _number)
     if shown and list(shown) == list(found.parameters)[:1]:
         return f"{call.name}({next(iter(shown.values()))})"
@@ -202,6 +203,11 @@ def _each(value: Any, change: Callable) -> Any:
     return change(value) if isinstance(value, _Part) else value
 
 
+def _whole(part: _Part) -> str:
+    """A part with every argument written out: what it is compared by."""
+    return canonical(part.kind, part.call)
+
+
 def _text(value: Any, part: Callable, literal: Callable) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(_text(v, part, literal) for v in value)}]"
@@ -228,6 +234,8 @@ def _literal(node: ast.AST, text: str) -> Any:
             return OPERATORS[type(node.op)](left, right)
         except ArithmeticError as error:
             raise UserError(f"'{ast.unparse(node)}' in '{text}': {error}") from None
+    if isinstance(node, ast.Name) and node.id in TRUTH:
+        return TRUTH[node.id]
     if isinstance(node, ast.Call | ast.Name):
         return _call(node, text)
     if isinstance(node, ast.List | ast.Tuple):

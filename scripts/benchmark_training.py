@@ -119,13 +119,11 @@ def torch_pgd(network: torch.nn.Module, x0: torch.Tensor, y: torch.Tensor, steps
     x = x0
     for _ in range(steps):
         x.requires_grad_(True)
-        logits = network(x)
-        loss = torch.nn.functional.cross_entropy(logits, y, reduction="sum")
+        loss = torch.nn.functional.cross_entropy(network(x), y, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x)
         moved = x.detach() + EPS * 2.5 / steps * gradient.sign()
-        moved = torch.clamp(torch.minimum(torch.maximum(moved, x0 - EPS), x0 + EPS), 0, 1)
-        x = torch.where((logits.argmax(1) == y).reshape(-1, 1, 1, 1), moved, x.detach())
-    return x.detach()
+        x = torch.clamp(torch.minimum(torch.maximum(moved, x0 - EPS), x0 + EPS), 0, 1)
+    return x
 
 
 def torch_network(model: Classifier) -> torch.nn.Module:

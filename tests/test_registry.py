@@ -53,6 +53,7 @@ def toy():
         ("linf(-1)", Call("linf", (-1,))),
         ("npz('a b.npz')", Call("npz", ("a b.npz",))),
         ("f(True, None, [1, [2]], (3,))", Call("f", (True, None, (1, (2,)), (3,)))),
+        ("f(true, a=false)", Call("f", (True,), (("a", False),))),
         ("targeted(pgd)", Call("targeted", (Call("pgd"),))),
         ("f(g(h(1)))", Call("f", (Call("g", (Call("h", (1,)),)),))),
         ("f(k=[a, b(2)])", Call("f", (), (("k", (Call("a"), Call("b", (2,)))),))),
@@ -118,6 +119,12 @@ def test_the_identity_writes_every_argument_however_it_was_written():
         assert canonical("attack", text) == PGD_40
     assert canonical("budget", "linf(1)") == canonical("budget", "linf(eps=1.0)") == "linf(eps=1.0)"
     assert canonical("attack", "pgd(steps=41)") != PGD_40
+
+
+def test_tables_leave_out_parts_that_are_the_default_however_they_are_written():
+    written = canonical("attack", "transfer(pgd, twin=true)")
+    assert short("attack", written) == short("attack", "transfer(pgd, twin=True)") == "transfer(attack=pgd, twin=True)"
+    assert "epochs=6" in short("attack", "transfer(pgd, twin=True, recipe=sgd(epochs=6, learning_rate=0.05))")
 
 
 def test_the_identity_reaches_into_parts_and_lists_of_parts():
