@@ -6,6 +6,9 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
+if not jax.config.jax_compilation_cache_dir:  # what one worker has compiled serves the other, and the next run
+    jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 from robustbench_jax.ops.runtime import make_room  # noqa: E402
 from tests import oracles  # noqa: E402

@@ -88,7 +88,7 @@ def each(pairs, long=()):
     )
 
 
-every_pair = each(PAIRS)
+every_pair = each(PAIRS, long=("adaptive",))  # a cascade of others
 every_attack = each(FIRST, long=SIBLINGS)
 every_kernel = each([(text, balls(text)[0]) for text in KERNELS], long=SIBLINGS)
 

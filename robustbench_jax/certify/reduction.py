@@ -100,9 +100,8 @@ class Reduction:
     def reduced(self) -> Reduced:
         """The network. Lines are those of the known bounds."""
         lines = jax.tree.map(np.asarray, _lines(self.model, self.region, self.known))
-        parts: dict[str, list] = {
-            name: [] for name in Reduced.__dataclass_fields__ if name not in ("matrices", "region")
-        }
+        names = [name for name in Reduced.__dataclass_fields__ if name not in ("matrices", "region")]
+        parts = {name: [np.zeros(0, bool if name == "free" else np.float32)] for name in names}
         for group in self.groups:
             of = lines[group.operation]
             first = group.slot == 0 or group.piecewise
