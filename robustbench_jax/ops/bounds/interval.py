@@ -27,6 +27,8 @@ def intersected(a: Bounds, b: Bounds) -> Bounds:
 
 
 def _affine(node: Node, *inputs: Bounds) -> Bounds:
+    if node.positive:
+        return Bounds(*(node.apply(*ends) for ends in zip(*inputs, strict=True)))
     middle = node.apply(*((b.low + b.high) / 2 for b in inputs))
     radius = node.spread(*((b.high - b.low) / 2 for b in inputs))
     return Bounds(middle - radius, middle + radius)

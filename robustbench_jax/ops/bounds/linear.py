@@ -39,6 +39,8 @@ def _read(node: Node) -> tuple[int, ...]:
 
 def ambiguous(graph: Graph, number: int, bounds: Bounds) -> jax.Array:
     """[S]: the entries of a needed node whose bounds matter; those of ReLU alone only where both signs are possible."""
+    if graph.nodes[number].positive:
+        return jnp.zeros(bounds.low.shape, bool)
     readers = {n.kind for n in graph.nodes if number in n.inputs and n.kind not in ("affine",)}
     decided = (bounds.low >= 0) | (bounds.high <= 0)
     piecewise = readers <= {"relu", "maximum"} and all(

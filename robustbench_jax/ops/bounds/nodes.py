@@ -18,7 +18,8 @@ class Node:
     """One value. inputs: the numbers of the nodes that it is made of. term: of an elementwise node, or None.
 
     mixing: how many times, one after another, an affine node adds up entries; where it is at most 1, intervals through
-    `spread` are exact.
+    `spread` are exact. positive: an affine node that adds up entries as they are, which may be of many orders of size:
+    its intervals are made end by end, and nothing else bounds it, as a difference of large terms would be rounding.
     """
 
     kind: str
@@ -28,6 +29,7 @@ class Node:
     spread: Callable | None = None
     term: Term | None = None
     mixing: int = 0
+    positive: bool = False
     place: str = ""
 
 
@@ -90,4 +92,5 @@ def _absorb(node: Node, nodes: list[Node], readers: list[int]) -> Node:
         apply=through(node.apply, [n and n.apply for n in inner]),
         spread=through(node.spread, [n and n.spread for n in inner]),
         mixing=node.mixing + max(n.mixing for n in inner if n),
+        positive=False,
     )

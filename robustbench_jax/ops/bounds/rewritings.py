@@ -218,7 +218,8 @@ def softmax(builder: Builder, step: Step) -> Bounded | None:
     apart = builder.add(Node("affine", (inside.number,), wide, differences, spread, mixing=1, place=step.place))
     grown = builder.add(Node("elementwise", (apart.number,), wide, term=_exponential(CUT), place=step.place))
     total = partial(jnp.sum, axis=-1)
-    added = builder.add(Node("affine", (grown.number,), z, total, total, mixing=1, place=step.place))
+    added = Node("affine", (grown.number,), z, total, total, mixing=1, positive=True, place=step.place)
+    added = builder.add(added)
     at_least_one = Term(jax.lax.max_p, (), (Source(), Known(1.0)))  # exp(z_i - z_i); rounding may lose it
     term = Term(jax.lax.integer_pow_p, (("y", -1),), (at_least_one,))
     return builder.add(Node("elementwise", (added.number,), z, term=term, place=step.place))

@@ -50,7 +50,7 @@ def propagate(graph: Graph, region: Region, errors: int) -> tuple[list[Form], li
             form = _moved(PLANES[node.kind](node, *within), inputs, node, number, errors)
         forms.append(form)
         plain = interval.RULES[node.kind](node, *within)
-        bounds.append(_better(plain, enclosed(form, region)) if number in needed else plain)
+        bounds.append(_better(plain, enclosed(form, region)) if number in needed and not node.positive else plain)
     return forms, bounds
 
 

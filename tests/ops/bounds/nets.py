@@ -142,8 +142,10 @@ def bounds(function: Callable, region: Region) -> Found:
     for number, node in enumerate(graph.nodes):
         if node.kind in linear.LINES:
             lines[number] = linear.LINES[node.kind](node, [known.get(i) for i in node.inputs], None)
-        if number in needed:
+        if number in needed and not node.positive:
             known[number] = interval.intersected(both_sides(graph, number, lines, region), plain[number])
+        elif number in needed:
+            known[number] = plain[number]
     forward = [zonotope_sides(graph, region, errors) for errors in (3, 0)]
     return Found(found[-1], last, both_sides(graph, graph.output, lines, region), *forward)
 

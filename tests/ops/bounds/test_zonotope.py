@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustbench_jax.ops.bounds import linear, zonotope
+from robustbench_jax.ops.bounds import interval, linear, zonotope
 from robustbench_jax.ops.bounds.graph import read
 from robustbench_jax.ops.bounds.regions import Region, boxed
 
@@ -46,3 +46,23 @@ def test_with_all_errors_kept_a_relu_network_has_the_bounds_of_crown_with_parall
     expected = linear.least(graph, graph.output, rows, lines, region)
     np.testing.assert_allclose(zonotope.least(graph, rows, forms, region), expected, rtol=1e-4, atol=1e-5)
     assert any(np.any((z.low < 0) & (z.high > 0)) for z in relus.values())
+
+
+@pytest.mark.slow
+def test_softmax_has_finite_bounds_on_boxes_that_its_exponentials_overflow_on():
+    def gate(x):
+        return jax.nn.softmax(x) @ jnp.arange(3.0)
+
+    region = boxed(jnp.array([-200.0, -150.0, 0.0]), jnp.array([200.0, 100.0, 300.0]))
+    graph = read(lambda x: gate(x)[None], region.x)
+    found = interval.propagate(graph, region.box)[-1]
+    forms, bounds = zonotope.propagate(graph, region, 3)
+    known = {k: bounds[k] for k in linear.needed(graph)}
+    rows = jnp.array([[1.0], [-1.0]])
+    below = linear.least(graph, graph.output, rows, linear.lines_of(graph, known, region.box, {}), region)
+    every = [found.low[0], found.high[0], *below, *zonotope.least(graph, rows, forms, region)]
+    assert np.all(np.isfinite(every))
+    shares = np.random.default_rng(0).uniform(size=(200, 3)).round(np.random.default_rng(1).integers(0, 3))
+    seen = jax.vmap(gate)(region.low + shares * (region.high - region.low))
+    assert found.low[0] <= seen.min() + 1e-5 and seen.max() <= found.high[0] + 1e-5
+    assert below[0] <= seen.min() + 1e-5 and seen.max() <= -below[1] + 1e-5
