@@ -23,12 +23,13 @@ HEAD = ["Model", "s/step", "× standard", "ms/image", "× undefended"]
 
 
 def sheets(records: Iterable[Record]) -> list[Sheet]:
-    """One for each data set and device of which something was measured."""
+    """One for each data set and device with a model that was trained or defended for the records."""
     timed = [record for record in records if record.status == "ok" and (_inference(record) or _training(record))]
     places: dict[tuple, list[Record]] = {}
     for record in timed:
         places.setdefault((record.cell.show("dataset"), _device(record)), []).append(record)
-    return [Sheet(f"{dataset} · {device} · cost", NOTE, HEAD, _rows(of)) for (dataset, device), of in places.items()]
+    telling = {place: of for place, of in places.items() if any(_training(r) or r.cell.model_defence for r in of)}
+    return [Sheet(f"{dataset} · {device} · cost", NOTE, HEAD, _rows(of)) for (dataset, device), of in telling.items()]
 
 
 def _rows(records: list[Record]) -> list[list[str]]:
