@@ -104,9 +104,7 @@ def ascended(
 
     def step(state):
         t, weights, moments, best = state
-        gradient, lower = jax.grad(lambda w: (lambda found: (jnp.sum(found), found))(of(w).lower), has_aux=True)(
-            weights
-        )
+        gradient, lower = jax.grad(total, has_aux=True)(weights)
         moments = jax.tree.map(lambda m, g: m.seen(g), moments, gradient, is_leaf=_is_moments)
         length = rate * DECAY ** jnp.asarray(t, rows.dtype)
         weights = jax.tree.map(lambda m, w: w + length * m.direction, moments, weights, is_leaf=_is_moments)
