@@ -65,7 +65,8 @@ def reach(graph: Graph, start: int, entries: jax.Array) -> dict[int, jax.Array]:
         parts = [mark] * len(node.inputs)
         if node.kind == "affine":  # radii of one: an absolute value has no derivative at zero
             ones = [jnp.ones(graph.nodes[i].shape) for i in node.inputs]
-            parts = jax.vmap(jax.vjp(node.spread, *ones)[1])(mark)
+            out, back = jax.vjp(node.spread, *ones)
+            parts = jax.vmap(back)(mark.astype(out.dtype))  # float64 weights spread in float64
         for source, part in zip(node.inputs, parts, strict=True):
             waiting[source] = waiting[source] + part if source in waiting else part
     return {number: marks.reshape(len(entries), -1) for number, marks in found.items()}

@@ -1,5 +1,7 @@
 """Rows that go back as one: they have the bounds that they have alone, and no more colours than need be."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,3 +109,13 @@ def test_reach_holds_all_that_a_derivative_sees(name):
     jacobian = jax.jit(jax.jacobian(lambda x: net.apply(weights, x).reshape(-1)))
     for x in rng.normal(size=(20, *net.shape)).astype(np.float32):
         assert np.all(seen | (jacobian(x).reshape(size, -1) == 0))
+
+
+def test_entries_reach_the_same_in_float64():
+    """The second look at close margins has float64 weights."""
+    single = found(partial(convolutions, PARAMS), IMAGES.shape[1:], start=None)
+    with jax.enable_x64(True):
+        wide = {name: np.float64(value) for name, value in PARAMS.items()}
+        double = found(partial(convolutions, wide), IMAGES.shape[1:], start=None)
+    np.testing.assert_array_equal(single.site, double.site)
+    assert len(single.colours) == len(double.colours)
