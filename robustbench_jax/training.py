@@ -92,6 +92,21 @@ class TrainingDefence:
         """
         return self.loss(logits, y)
 
+    def fit(
+        self,
+        key: jax.Array,
+        model: Classifier,
+        data: Dataset,
+        recipe: Recipe,
+        *,
+        directory: str | Path | None = None,
+        report: Report = silent,
+    ) -> tuple[Classifier, Curve]:
+        """How `model`, with fresh weights, is trained: as `fit_with_curve` does, unless a defence trains several models
+        or clients.
+        """
+        return fit_with_curve(key, model, data, recipe, defence=self, directory=directory, report=report)
+
     def combine(
         self, key: jax.Array, objective: Callable, weights: Any, batch: tuple, memory: Any
     ) -> tuple[Any, Any, Any]:

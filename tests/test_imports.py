@@ -12,7 +12,7 @@ LAYERS = [
     ("types",),
     ("registry", "keys"),
     ("ops",),
-    ("data", "models", "metrics"),
+    ("data", "models", "metrics", "poisons"),
     ("recipes", "checkpoints"),
     ("learning_curve",),
     ("fitting",),

@@ -24,7 +24,7 @@ from robustbench_jax.keys import stream
 from robustbench_jax.learning_curve import Curve, Progress
 from robustbench_jax.models import build_model, files, zoo
 from robustbench_jax.registry import build
-from robustbench_jax.training import fit_many_with_curves, fit_with_curve, gains
+from robustbench_jax.training import fit_many_with_curves, gains
 from robustbench_jax.types import Classifier, Dataset, UserError
 
 CHECKPOINTS, RUN = "checkpoints", "run.json"
@@ -140,12 +140,11 @@ def train(what: dict, data: Dataset, directory: Path, report: Callable[[Progress
     _claim(directory, what)
     recipe, defence = build("recipe", what["recipe"]), build("training", what["defence"])
     with Clock() as clock:
-        classifier, curve = fit_with_curve(
+        classifier, curve = defence.fit(
             stream(jax.random.key(what["seed"]), "fit"),
             _fresh(what, data),
             data,
             recipe,
-            defence=defence,
             directory=directory / CHECKPOINTS,
             report=report,
         )

@@ -1,0 +1,166 @@
+"""The nouns of poisoning: what an attacker did to training data, the trigger that goes with it, and who attacks so.
+
+The order is that of the field: uint8 images, trigger, clipping, rounding to uint8 again, and only then whatever
+training does (augmentation, scaling, normalisation). So a trigger moves and is mirrored with its image in training, and
+is where the attacker puts it at test time.
+Shapes: N training images, D = [H, W, C], C classes.
+"""
+
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustbench_jax.keys import per_example
+from robustbench_jax.ops.images import as_unit
+from robustbench_jax.ops.runtime import by_slices
+from robustbench_jax.types import Classifier, Dataset, UserError
+
+WIDTH = 256  # images that are stamped at once
+
+
+class Trigger:
+    """What an attacker does to an image at test time: a record, so that `apply` is a pure function of its arrays.
+
+    relabels: "all_to_one" (every image should become `target`) or "all_to_all" (an image of class y, y + 1).
+    """
+
+    target: int = 0
+    relabels = "all_to_one"
+
+    def apply(self, key: jax.Array, x: jax.Array) -> jax.Array:
+        """The image x [D] in [0, 1] with the trigger, not rounded; the key is of this image alone."""
+        raise NotImplementedError
+
+    def label(self, y: np.ndarray, classes: int) -> np.ndarray:
+        """What images of classes y [N] should be taken for, int [N]."""
+        y = np.asarray(y)
+        return (y + 1) % classes if self.relabels == "all_to_all" else np.full_like(y, self.target)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PoisonedDataset:
+    """Training data after an attack.
+
+    dataset: rows that the attacker left alone are where they were, what he adds comes after them. poisoned bool[N]:
+    rows that he changed or added. trigger: for backdoors. flags: what the attacker could not do, a line each.
+    """
+
+    dataset: Dataset
+    poisoned: np.ndarray
+    trigger: Trigger | None = None
+    flags: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if len(self.poisoned) != len(self.dataset):
+            raise ValueError(f"{len(self.poisoned)} marks for {len(self.dataset)} rows")
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of images, labels and classes: the poison set's identity."""
+        return self.dataset.digest
+
+
+class PoisoningAttack:
+    """What a registered attack on training data is.
+
+    facts: threat="backdoor" or "poisoning"; access="poison_only", or "train_control" where the attacker also runs the
+    training (`controlled`). goal: "backdoor" (a trigger), "availability" (bad for all images) or "targeted" (one test
+    image at a time, `craft`). references: how many models trained on the clean data it wants to see, other seeds than
+    the victim's. clean_label: no label is changed.
+    """
+
+    registered: tuple[str, str]
+    facts: dict[str, Any]
+    goal = "backdoor"
+    references = 0
+    clean_label = False
+
+    @property
+    def access(self) -> str:
+        return self.facts["access"]
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        return ("rate", "count")
+
+    def poison(
+        self, key: jax.Array, data: Dataset, count: int, references: tuple[Classifier, ...] = ()
+    ) -> PoisonedDataset:
+        """Training data with at most `count` rows changed or added. count = 0 changes nothing. The key is consumed."""
+        raise NotImplementedError
+
+    def craft(
+        self,
+        key: jax.Array,
+        data: Dataset,
+        count: int,
+        x: np.ndarray,
+        y: int,
+        intended: int,
+        references: tuple[Classifier, ...] = (),
+    ) -> PoisonedDataset:
+        """Of targeted attacks: data poisoned so that x uint8 [D], of class y, be taken for `intended`."""
+        raise NotImplementedError
+
+    def controlled(self, defence: Any, poisoned: PoisonedDataset) -> Any:
+        """The training defence with which the attacker trains: the victim's own, unless he controls the training."""
+        return defence
+
+
+def untouched(data: Dataset, trigger: Trigger | None = None) -> PoisonedDataset:
+    """Of an attack that poisons nothing."""
+    return PoisonedDataset(data, np.zeros(len(data), bool), trigger)
+
+
+def changed(
+    data: Dataset,
+    rows: np.ndarray,
+    *,
+    x: np.ndarray | None = None,
+    y: np.ndarray | None = None,
+    trigger: Trigger | None = None,
+    flags: tuple[str, ...] = (),
+) -> PoisonedDataset:
+    """The data with other images x uint8 [R, D] and labels y [R] in the rows int [R]; None leaves them as they are."""
+    images, labels, poisoned = data.x, np.array(data.y), np.zeros(len(data), bool)
+    if x is not None:
+        images = np.array(data.x)
+        images[rows] = x
+    if y is not None:
+        labels[rows] = y
+    poisoned[rows] = True
+    return PoisonedDataset(Dataset(images, labels, data.classes, data.name), poisoned, trigger, flags)
+
+
+def chosen(key: jax.Array, eligible: np.ndarray, count: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(rows, flags): `count` rows of those that are eligible bool[N], drawn without replacement, in order; all of them,
+    flagged, where there are fewer. A larger count with the same key draws the same rows and more.
+    """
+    rows = np.flatnonzero(eligible)
+    short = (f"only {len(rows)} of {count} poisons: there are no more images to choose from",) * (len(rows) < count)
+    order = np.asarray(jax.random.permutation(key, len(rows)))
+    return np.sort(rows[order[:count]]), short
+
+
+def stamped(key: jax.Array, trigger: Trigger, x: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
+    """uint8 [N, D]: images x uint8 [N, D] with the trigger, rounded to the nearest level. ids: for the images' keys."""
+    ids = np.arange(len(x)) if ids is None else np.asarray(ids)
+    if not len(x):
+        return np.array(x)
+    return by_slices(lambda ids, part: _stamped(key, trigger, ids, part), [ids, x], min(WIDTH, len(x)))
+
+
+@jax.jit
+def _stamped(key, trigger, ids, x):
+    images = jax.vmap(trigger.apply)(per_example(key, ids), as_unit(x))
+    return jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+
+def require_class(owner: str, name: str, label: int, classes: int) -> None:
+    """UserError for a class that the data does not have."""
+    if not 0 <= label < classes:
+        raise UserError(f"{owner}: {name} = {label}: the data has classes 0 to {classes - 1}")
