@@ -370,7 +370,8 @@ class Metric:
 class Outcome:
     """What a threat's procedure found: metrics by name, and per-example arrays by name.
 
-    flags: what casts doubt on the numbers, a line each. stages: what each part of a cascade did and cost.
+    flags: what casts doubt on the numbers, a line each. stages: what each part of a cascade did and cost. artefacts:
+    arrays that are not one entry an example (a poison set), kept beside the record.
     """
 
     metrics: dict[str, Metric]
@@ -379,3 +380,4 @@ class Outcome:
     papers: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     stages: tuple[dict[str, Any], ...] = ()
+    artefacts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)

@@ -22,9 +22,12 @@ KINDS = {
     "defence": "training",
     "recipe": "recipe",
     "model_defence": "model_defence",
+    "data_defence": "data_defence",
+    "inspection": "inspection",
 }
 METHODS = ("attack", "certifier")  # a cell has one of them
-OPTIONAL = (*METHODS, "model_defence")  # left out of the id where they are empty
+OF_TRAINING = ("data_defence", "inspection")  # only where the threat is to the training
+OPTIONAL = (*METHODS, "model_defence", *OF_TRAINING)  # left out of the id where they are empty
 SEEDS = 2**32  # jax.random.key tells no more apart
 
 
@@ -33,7 +36,8 @@ class Cell(BaseModel):
     all.
 
     defence and recipe are those of a model that is trained for the cell; empty for one that exists already.
-    model_defence: what is made of the trained model; empty for nothing.
+    model_defence: what is made of the trained model; data_defence: what is left out of poisoned training data;
+    inspection: what looks for a backdoor in the trained model; empty for nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +50,8 @@ class Cell(BaseModel):
     defence: str = ""
     recipe: str = ""
     model_defence: str = ""
+    data_defence: str = ""
+    inspection: str = ""
     attack: str = ""
     certifier: str = ""
     budget: str
@@ -65,7 +71,7 @@ class Cell(BaseModel):
     @property
     def victim(self) -> str:
         """The model, how it was trained and what was made of it, as tables show it."""
-        return " + ".join(filter(None, map(self.show, ("model", "defence", "model_defence"))))
+        return " + ".join(filter(None, map(self.show, ("model", "defence", "data_defence", "model_defence"))))
 
     def show(self, field: str) -> str:
         """A component as tables show it."""
@@ -105,7 +111,26 @@ def make_cell(**fields: Any) -> Cell:
     written = {name: "" if name in absent else canonical(kind, fields[name]) for name, kind in KINDS.items()}
     made = {name: build(KINDS[name], fields[name]) for name in KINDS if name != "dataset" and name not in absent}
     fields["threat"] = _threat(fields.get("threat"), method, fields[method], made[method], fields["budget"])
+    _check_training(fields, trained)
     return Cell(**fields | written | {"model": canonical_model(fields["model"])})
+
+
+def trains(threat: str) -> bool:
+    """Whether the threat is to the training: its cells train models of their own."""
+    return bool(entry("threat", threat).facts.get("trains"))
+
+
+def _check_training(fields: dict[str, Any], trained: bool) -> None:
+    """UserError for a trained model where training is attacked, and for what makes sense only there."""
+    threat = fields["threat"]
+    if trains(threat) and not trained:
+        raise UserError(
+            f"'{fields['model']}' is trained already: threat '{threat}' is to the training; name an architecture "
+            "such as cnn"
+        )
+    for name in OF_TRAINING:
+        if fields.get(name) and not trains(threat):
+            raise UserError(f"{name} = {fields[name]!r}: threat '{threat}' trains nothing; leave it out")
 
 
 def with_timeout(certifier: str, seconds: float) -> str:

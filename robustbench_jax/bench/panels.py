@@ -30,16 +30,19 @@ class Example:
     taken: str
 
 
-def save(out: str | Path, id: str, title: str, model: Classifier, data: Dataset) -> Path | None:
-    """Writes OUT/images/ID.png from the stored adversarial examples of a cell; None where it broke nothing."""
+def save(out: str | Path, id: str, title: str, model: Classifier | None, data: Dataset) -> Path | None:
+    """Writes OUT/images/ID.png from what is stored of a cell: adversarial examples, or triggered images with what they
+    were taken for, in which case no model is asked; None where there are none.
+    """
     stored = Path(out, records.ARRAYS, f"{id}.npz")
     if not stored.is_file():
         return None
     with np.load(stored) as arrays:
-        ids, x_adv = arrays["ids"][:MOST], arrays["x_adv"][:MOST]
-    if not len(ids):
+        found = {name: arrays[name][:MOST] for name in ("ids", "x_adv", "taken") if name in arrays}
+    if not len(found.get("ids", ())):
         return None
-    taken, x = classify(model, x_adv), as_unit(data.x[ids])
+    ids, x_adv = found["ids"], as_unit(found["x_adv"])
+    taken, x = found["taken"] if "taken" in found else classify(model, x_adv), as_unit(data.x[ids])
     rows = zip(ids, x, x_adv, data.y[ids], taken, strict=True)
     examples = [Example(int(i), a, b, data.classes[y], data.classes[t]) for i, a, b, y, t in rows]
     path = Path(out, FOLDER, f"{id}.png")

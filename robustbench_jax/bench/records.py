@@ -23,6 +23,8 @@ READ = {  # what tables read of each threat: metrics, the last of them of all ex
     "evasion": (("clean_accuracy", "robust_accuracy"), ("clean_correct", "robust")),
     "certification": (("clean_accuracy", "certified_accuracy"), ("clean_correct", "certified")),
     "corruption": (("corrupted_accuracy",), ("clean_correct", "robust")),
+    "backdoor": (("backdoor_success_rate", "clean_accuracy"), ("clean_correct", "fooled")),
+    "poisoning": (("clean_model_accuracy",), ("clean_correct", "robust")),
     "obfuscation": (("failed_checks", "clean_accuracy", "robust_accuracy"), ("clean_correct", "robust")),
 }
 CELLS, ARRAYS = "cells", "arrays"

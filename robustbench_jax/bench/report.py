@@ -18,6 +18,7 @@ from robustbench_jax.bench import (
     cost,
     obfuscation_report,
     plots,
+    poisoning_table,
     seeds,
     sheets,
     surface_plots,
@@ -47,6 +48,7 @@ CSV_HEAD = (
     *("threat", "dataset", "split", "examples", "model", "defence", "recipe", "attack", "budget", "seed"),
     *("status", "metric", "value", "low", "high", "n", "cell"),
 )
+CSV_MORE = ("certifier", "model_defence", "data_defence", "inspection")
 TEX = {
     "\\": r"\textbackslash{}",
     "^": r"\textasciicircum{}",
@@ -103,7 +105,7 @@ def write_reports(
 
 def sheets_of(records: list[Record]) -> list[Sheet]:
     """The tables of text beside the leaderboard, but for those of corruptions."""
-    makers = (transfer_table.sheets, obfuscation_report.sheets, seeds.sheets, cost.sheets)
+    makers = (transfer_table.sheets, obfuscation_report.sheets, poisoning_table.sheets, seeds.sheets, cost.sheets)
     return [sheet for make in makers for sheet in make(records)]
 
 
@@ -136,15 +138,17 @@ def markdown(
 
 
 def table_csv(records: list[Record]) -> str:
-    """One row for each metric of each record: made to be read by programs. A column of certifiers where there are."""
+    """One row for each metric of each record: made to be read by programs. Columns of certifiers and of what is done to
+    data and model where there are any.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    certifier = ["certifier"] * any(record.cell.certifier for record in records)
-    writer.writerow([*CSV_HEAD[:8], *certifier, *CSV_HEAD[8:]])
+    more = [name for name in CSV_MORE if any(getattr(record.cell, name) for record in records)]
+    writer.writerow([*CSV_HEAD[:8], *more, *CSV_HEAD[8:]])
     for record in records:
         cell = record.cell
         what = (cell.threat, cell.show("dataset"), cell.split, cell.examples or "all")
-        how = [cell.show(name) for name in ("model", "defence", "recipe", "attack", *certifier, "budget")]
+        how = [cell.show(name) for name in ("model", "defence", "recipe", "attack", *more, "budget")]
         for metric, m in record.metrics.items() or [("", MetricValue(value=None, n=0, low=None, high=None))]:
             values = ["" if value is None else value for value in (m.value, m.low, m.high)]
             writer.writerow([*what, *how, cell.seed, record.status, metric, *values, m.n, record.id])

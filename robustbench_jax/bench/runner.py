@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from robustbench_jax.bench import panels, records
-from robustbench_jax.bench.cells import Cell
+from robustbench_jax.bench.cells import Cell, trains
 from robustbench_jax.bench.clock import Clock, per_image
 from robustbench_jax.bench.provenance import provenance
 from robustbench_jax.bench.records import Record, Timing
@@ -24,6 +24,7 @@ from robustbench_jax.data import load_dataset
 from robustbench_jax.models.files import digest
 from robustbench_jax.ops.runtime import Runtime, make_room
 from robustbench_jax.registry import build, entry, parse
+from robustbench_jax.threats.lab import Lab
 from robustbench_jax.types import Classifier, Dataset, Outcome, UserError
 
 Report = Callable[[int], None]
@@ -79,6 +80,23 @@ def run_cell(
     return record.model_copy(update={"papers": papers(cell)}), outcome
 
 
+def run_training_cell(
+    cell: Cell, lab: Lab, data: Dataset, *, runtime: Runtime = Runtime(), report: Report = lambda settled: None
+) -> tuple[Record, Outcome]:
+    """As `run_cell`, of a threat to the training, which trains models of its own in the lab."""
+    make_room()
+    made = provenance(data=data.digest, weights=None, seed=cell.seed) | {"pool": lab.data.digest}
+    attack, budget = build("attack", cell.attack), build("budget", cell.budget)
+    with Clock() as clock:
+        outcome = entry("threat", cell.threat).make(
+            jax.random.key(cell.seed), lab, data, attack, budget, runtime=runtime, report=report
+        )
+    timing = Timing(compile_s=round(clock.compile_s, 3), run_s=round(clock.run_s, 3), **outcome.counts)
+    made["artefacts"] = digest(outcome.artefacts)
+    record = records.record_of(cell, outcome, timing, made)
+    return record.model_copy(update={"papers": papers(cell)}), outcome
+
+
 def training_images(cell: Cell, data: Dataset, load: Callable[..., Dataset] = load_dataset) -> Dataset | None:
     """What the cell's attack may learn from beforehand: None where it learns nothing, or where the dataset has no
     other images than those that are attacked.
@@ -115,22 +133,18 @@ def run_sweep(
         known = have.get(cell.id)
         try:
             data = workshop.dataset(cell.dataset, cell.split, cell.examples)
-            model = workshop.victim(cell)
-            if known and _still_true(known, model, data):
+            model = None if trains(cell.threat) else workshop.victim(cell)
+            lab = workshop.lab(cell) if model is None else None
+            if known and _still_true(known, model, data, lab):
                 summary.kept.append(cell)
                 begin(number, cell, len(data))(len(data))
-                if pictures:
-                    panels.save(out, cell.id, cell.label(), model, data)
-                continue
-            known = None
-            pool = training_images(cell, data, workshop.dataset)
-            report = begin(number, cell, len(data))
-            training = workshop.training(cell)
-            record, outcome = run_cell(cell, model, data, pool=pool, training=training, runtime=runtime, report=report)
-            keep(out, record, outcome)
+            else:
+                known, report = None, begin(number, cell, len(data))
+                record, outcome = _run(cell, model, lab, data, workshop, runtime, report)
+                keep(out, record, outcome)
+                summary.ran.append(cell)
             if pictures:
                 panels.save(out, cell.id, cell.label(), model, data)
-            summary.ran.append(cell)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             if known and known.status == "ok":  # its data or weights could not be read now; it may still be true
@@ -151,9 +165,16 @@ def run_sweep(
     return summary
 
 
+def _run(cell: Cell, model: Classifier | None, lab: Lab | None, data: Dataset, workshop: Workshop, runtime, report):
+    if lab is not None:
+        return run_training_cell(cell, lab, data, runtime=runtime, report=report)
+    pool, training = training_images(cell, data, workshop.dataset), workshop.training(cell)
+    return run_cell(cell, model, data, pool=pool, training=training, runtime=runtime, report=report)
+
+
 def keep(out: str | Path, record: Record, outcome: Outcome) -> None:
-    """Writes the adversarial examples, then the record: a record that can be read has its arrays."""
-    records.write_arrays(out, record.id, _broken(outcome))
+    """Writes the adversarial examples or the poison set, then the record: a record that can be read has its arrays."""
+    records.write_arrays(out, record.id, outcome.artefacts or _broken(outcome))
     records.write(out, record)
 
 
@@ -167,6 +188,8 @@ def papers(cell: Cell) -> list[str]:
         ("dataset", cell.dataset),
         ("training", cell.defence),
         ("model_defence", cell.model_defence),
+        ("data_defence", cell.data_defence),
+        ("inspection", cell.inspection),
     ):
         with suppress(UserError):  # a dataset given from Python has a name that no registry knows
             used = [entry(of, name).paper for name, of in _parts(kind, text)] if text else []
@@ -185,9 +208,10 @@ def _parts(kind: str, text: Any) -> list[tuple[str, str]]:
     return [(call.name, kind), *inner]
 
 
-def _still_true(record: Record, model: Classifier, data: Dataset) -> bool:
-    same = record.provenance.get("data") == data.digest and record.provenance.get("weights") == _digest(model)
-    return record.status == "ok" and same
+def _still_true(record: Record, model: Classifier | None, data: Dataset, lab: Lab | None = None) -> bool:
+    found = record.provenance
+    same = found.get("weights") == _digest(model) if lab is None else found.get("pool") == lab.data.digest
+    return record.status == "ok" and same and found.get("data") == data.digest
 
 
 def _digest(model: Classifier) -> str:

@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import jax
@@ -23,11 +23,13 @@ from robustbench_jax.data import load_dataset
 from robustbench_jax.keys import stream
 from robustbench_jax.learning_curve import Curve, Progress
 from robustbench_jax.models import build_model, files, zoo
-from robustbench_jax.registry import build
-from robustbench_jax.training import fit_many_with_curves, gains
+from robustbench_jax.registry import build, canonical, entry, parse
+from robustbench_jax.threats.lab import Lab
+from robustbench_jax.training import TrainingDefence, fit_many_with_curves, gains
 from robustbench_jax.types import Classifier, Dataset, UserError
 
 CHECKPOINTS, RUN = "checkpoints", "run.json"
+SURROGATES, MOST_SURROGATES = 2**31, 2**10  # seeds of attackers' models lie where those of cells hardly do
 
 
 def load_model(text: str) -> Classifier:
@@ -80,6 +82,28 @@ class Workshop:
             self.model(*what)
         return self.trainings[what]
 
+    def lab(self, cell: Cell) -> Lab:
+        """What the cell's threat to the training works with."""
+        parts = {"data_defence": cell.data_defence, "inspection": cell.inspection, "model_defence": cell.model_defence}
+        built = [build(kind, text) if text else None for kind, text in parts.items()]
+        data, test = (self.dataset(cell.dataset, split, None) for split in ("train", "test"))
+        return Lab(stream(jax.random.key(cell.seed), "lab"), data, test, partial(self._fit, cell), *built)
+
+    def _fit(self, cell: Cell, data: Dataset, *, controller: tuple | None = None, surrogate: int | None = None):
+        """A model of the cell's architecture trained on any data, stored as victims are; see Lab.fit."""
+        seed, defence = cell.seed, cell.defence
+        if surrogate is not None:
+            seed, defence = SURROGATES + cell.seed * MOST_SURROGATES + surrogate, _of_surrogate(defence)
+        what = _run(cell.model, defence, cell.recipe, cell.dataset, data, seed)
+        attack, poisoned = controller or (None, None)
+        if attack is not None and attack.access == "train_control" and poisoned.poisoned.any():
+            what |= {"attack": cell.attack, "budget": cell.budget}
+            built = attack.controlled(build("training", defence), poisoned)
+        else:
+            built = None
+        report = partial(self.report, cell.model)
+        return train(what, data, self.directory / _name(what), report, defence=built)
+
     def _protected(self, model_defence: str, *what) -> Classifier:
         *_, dataset, seed = what
         return protect(self.model(*what), model_defence, self.dataset(dataset, "train", None), seed)
@@ -101,6 +125,11 @@ class Workshop:
         trained = train(what, data, directory, lambda progress: self.report(model, progress))
         self.trainings[key] = _cost(files.read_description(directory / files.MODEL / files.DESCRIPTION))
         return trained
+
+
+def _of_surrogate(defence: str) -> str:
+    """What an attacker trains his own models with: the victim's training defence, unless it names another one."""
+    return canonical("training", entry("training", parse(defence).name).facts.get("surrogate", defence))
 
 
 def _trained_for(cell: Cell) -> tuple:
@@ -128,17 +157,25 @@ def _name(what: dict | list[dict]) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def train(what: dict, data: Dataset, directory: Path, report: Callable[[Progress], None]) -> Classifier:
+def train(
+    what: dict,
+    data: Dataset,
+    directory: Path,
+    report: Callable[[Progress], None],
+    *,
+    defence: TrainingDefence | None = None,
+) -> Classifier:
     """The model that `what` determines (model, defence, recipe, dataset, seed), from `directory` or trained into it.
 
-    Raises UserError where the directory holds another model or another run.
+    defence: what is built already, in the place of what the defence in `what` names. Raises UserError where the
+    directory holds another model or another run.
     """
     if (directory / files.MODEL).is_dir():
         classifier, description = files.load(directory / files.MODEL)
         _require_same(description["run"], what, directory)
         return classifier
     _claim(directory, what)
-    recipe, defence = build("recipe", what["recipe"]), build("training", what["defence"])
+    recipe, defence = build("recipe", what["recipe"]), defence or build("training", what["defence"])
     with Clock() as clock:
         classifier, curve = defence.fit(
             stream(jax.random.key(what["seed"]), "fit"),

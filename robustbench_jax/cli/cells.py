@@ -30,7 +30,7 @@ def certify(options: argparse.Namespace) -> int:
 
 
 def cell_of(options: argparse.Namespace, **method: str) -> Cell:
-    """The cell that the options of a verb name. method: its attack or certifier."""
+    """The cell that the options of a verb name. method: its attack or certifier, and what only some verbs have."""
     names = ("model", "dataset", "budget", "defence", "recipe", "model_defence", "examples", "seed")
     return make_cell(**method, **{name: getattr(options, name) for name in names})
 

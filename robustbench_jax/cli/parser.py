@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from robustbench_jax.cli.cells import attack, certify
 from robustbench_jax.cli.evaluate import evaluate
+from robustbench_jax.cli.poison import poison
 from robustbench_jax.cli.reports import CATALOGUE, catalogue, compare, leaderboard
 from robustbench_jax.cli.sweep import sweep
 from robustbench_jax.cli.train import train
@@ -53,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     verb("sweep", sweep, _sweep, "Run every cell of a sweep file that has no result yet, and write the leaderboard.")
     verb("attack", attack, _attack, "Attack one model.")
     verb("certify", certify, _certify, "Certify one model: prove of images that nothing in the budget changes them.")
+    verb("poison", poison, _poison, "Poison training data, train on it, defend, and judge: poisoning and backdoors.")
     verb("evaluate", evaluate, _evaluate, "Attack one model with and without knowledge of its defence.")
     verb("train", train, _train, "Train a model; a run that was killed goes on from its last checkpoint.")
     verb("leaderboard", leaderboard, _leaderboard, "Write the leaderboard of a results directory.")
@@ -82,6 +84,18 @@ def _certify(parser: argparse.ArgumentParser) -> None:
     _add_run(parser, "keep the record and the counterexamples there")
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds for each image, where a certifier has it")
     parser.add_argument("--vnnlib", metavar="SPEC", help='verify this specification instead; model: onnx("m.onnx")')
+
+
+def _poison(parser: argparse.ArgumentParser) -> None:
+    _add_victim(parser, required=True, budget="e.g. rate(0.05), count(25)", model="an architecture, e.g. cnn")
+    parser.add_argument("--attack", required=True, metavar="A", help="e.g. badnets, gradient_matching")
+    parser.add_argument("--data-defence", metavar="T", default="", help="e.g. spectral_signatures")
+    parser.add_argument("--inspection", metavar="I", default="", help="e.g. neural_cleanse")
+    _add_run(parser, "keep the record, the poison set and the trained models there")
+    parser.add_argument(
+        "--save-images", action="store_true", help="draw triggered images: DIR/images/CELL.png; needs --out"
+    )
+    parser.add_argument("--export", metavar="F", help="write the poisoned data as a file for npz(F); trains nothing")
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
@@ -118,12 +132,14 @@ def _list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", nargs="?", choices=[*CATALOGUE, "zoo"])
 
 
-def _add_victim(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    for name, what in (
-        ("model", 'zoo name, checkpoint("dir") or architecture'),
-        ("dataset", "e.g. fashion_mnist_mini"),
-        ("budget", "e.g. linf(8/255)"),
-    ):
+def _add_victim(
+    parser: argparse.ArgumentParser,
+    *,
+    required: bool,
+    budget: str = "e.g. linf(8/255)",
+    model: str = 'zoo name, checkpoint("dir") or architecture',
+) -> None:
+    for name, what in (("model", model), ("dataset", "e.g. fashion_mnist_mini"), ("budget", budget)):
         parser.add_argument(f"--{name}", required=required, metavar=name[0].upper(), help=what)
     _add_training(parser)
     parser.add_argument("--model-defence", metavar="T", default="", help="e.g. jpeg(75)")

@@ -1,0 +1,104 @@
+"""Backdoors: what does a model that was trained on poisoned data make of clean images, and of images with the trigger?
+
+The victim is trained on the poisoned images; a model trained on the clean ones, from the same seed, stands beside it.
+Success is counted over test images that do not belong to the target class already: counting those gives a clean model a
+rate of a tenth or so. Robust accuracy is of the same triggered images. A defence's effectiveness compares the victim
+before and after it. No test image is seen by attacker or defender.
+Shapes: N test images.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from robustbench_jax import metrics
+from robustbench_jax.keys import stream
+from robustbench_jax.ops.judge import classify
+from robustbench_jax.ops.runtime import Runtime
+from robustbench_jax.poisons import PoisonedDataset, PoisoningAttack, Trigger, stamped
+from robustbench_jax.registry import register
+from robustbench_jax.threats.lab import Lab
+from robustbench_jax.threats.sanitising import sanitised
+from robustbench_jax.types import Classifier, Dataset, Metric, Outcome
+
+SHOWN = 8  # triggered images that are kept for pictures
+
+
+@register("threat", "backdoor", trains=True)
+def run(
+    key: jax.Array,
+    lab: Lab,
+    data: Dataset,
+    attack: PoisoningAttack,
+    budget: Any,
+    *,
+    runtime: Runtime = Runtime(),
+    report: Callable[[int], None] = lambda settled: None,
+) -> Outcome:
+    """Poisons the lab's training data, trains on it, defends, and judges on the test images `data`. Consumes the key.
+
+    Metrics: those of metrics.backdoor, poisons_removed, clean_removed and poison_auc of a data defence, anomaly_score
+    of an inspection. Arrays: clean_correct bool[N]; triggered int[N], the prediction with the trigger; eligible
+    bool[N], not of the target class; fooled bool[N]. Artefacts: the poison set (rows, x, y), scores and removed of a
+    data defence, what the inspection found, some triggered images.
+    """
+    poisoned = poison(stream(key, "poison"), lab, attack, budget)
+    trigger = poisoned.trigger
+    clean_model, victim = lab.fit(lab.data), lab.fit(poisoned.dataset, controller=(attack, poisoned))
+    model, found, artefacts = victim, {}, poison_set(poisoned)
+    if lab.sanitiser is not None:
+        cleaned = sanitised(stream(key, "sanitise"), lab, victim, poisoned)
+        model, found, artefacts = cleaned.model, cleaned.metrics, artefacts | cleaned.artefacts
+    inspected = inspect(stream(key, "inspect"), lab, model)
+    model = lab.protect(stream(key, "protect"), model)
+    x = stamped(stream(key, "test"), trigger, data.x)
+    seen = _seen(model, trigger, data, x, runtime)
+    before = _seen(victim, trigger, data, x, runtime) if lab.defended else None
+    found = metrics.backdoor(seen, _seen(clean_model, trigger, data, x, runtime), before) | found | inspected[0]
+    found["poisons"] = metrics.number("poisons", int(poisoned.poisoned.sum()), len(poisoned.dataset))
+    report(len(data))
+    shown = np.flatnonzero(seen["eligible"])[:SHOWN]
+    artefacts |= {"ids": shown, "x_adv": x[shown], "taken": seen["triggered"][shown]} | inspected[1]
+    return Outcome(found, seen, flags=(*poisoned.flags, *inspected[2]), artefacts=artefacts)
+
+
+def poison(key: jax.Array, lab: Lab, attack: PoisoningAttack, budget: Any) -> PoisonedDataset:
+    """The training data that the attack makes of the lab's, within the budget."""
+    count = budget.size(len(lab.data))
+    return lab.poisoned(attack, count, lambda rows, surrogates: attack.poison(key, rows, count, surrogates))
+
+
+def poison_set(poisoned: PoisonedDataset) -> dict[str, np.ndarray]:
+    """What is stored of it: which rows, and what they became."""
+    rows = np.flatnonzero(poisoned.poisoned)
+    x, y = poisoned.dataset.x[rows], poisoned.dataset.y[rows]
+    return {"poison_rows": rows.astype(np.int32), "poison_x": x, "poison_y": y}
+
+
+def inspect(
+    key: jax.Array, lab: Lab, model: Classifier
+) -> tuple[dict[str, Metric], dict[str, np.ndarray], tuple[str, ...]]:
+    """(metrics, artefacts, flags) of the inspection; nothing where there is none."""
+    if lab.inspector is None:
+        return {}, {}, ()
+    found = lab.inspector.inspect(key, model, lab.trusted)
+    measured = {
+        "anomaly_score": metrics.number("anomaly_score", found.score, 1),
+        "accused_classes": metrics.number("accused_classes", int(found.accused.sum()), len(found.accused)),
+    }
+    return measured, {"accused": found.accused} | found.arrays, found.flags
+
+
+def _seen(model: Classifier, trigger: Trigger, data: Dataset, x: np.ndarray, runtime: Runtime) -> dict[str, np.ndarray]:
+    """What a model makes of the images of `data`, and of these with the trigger, x."""
+    wanted = trigger.label(data.y, len(data.classes))
+    eligible, triggered = wanted != data.y, classify(model, x, runtime).astype(np.int32)
+    return {
+        "clean_correct": classify(model, data.x, runtime) == data.y,
+        "triggered": triggered,
+        "eligible": eligible,
+        "fooled": eligible & (triggered == wanted),
+        "triggered_correct": eligible & (triggered == data.y),
+    }

@@ -1,0 +1,93 @@
+"""The lab: what a threat needs that is about training rather than about a trained model.
+
+A defender knows some training images to be clean (TRUSTED of them, drawn by key): attackers never touch these, repairs
+and inspections see no others. The victim is trained on them as on all the others. A surrogate (what an attacker trains
+for himself) has the victim's architecture, recipe and training defence, and other seeds.
+Shapes: N training images.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+
+from robustbench_jax.keys import stream
+from robustbench_jax.poisons import PoisonedDataset, PoisoningAttack
+from robustbench_jax.types import Classifier, Dataset, UserError
+
+TRUSTED = 0.05  # share of the training images; BackdoorBench gives its defences as many
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lab:
+    """data: training images, clean; test: the whole test split. fit(data, defence, controller, surrogate) -> Classifier
+    trains on data, or finds what was trained so before: with the victim's training defence, with what `controller`
+    (an attacker who runs the training) makes of it, or as surrogate number so and so.
+    sanitiser, inspector, protector: the built data defence, inspection and model defence; None for none.
+    """
+
+    key: jax.Array
+    data: Dataset
+    test: Dataset
+    fit: Callable[..., Classifier]
+    sanitiser: Any = None
+    inspector: Any = None
+    protector: Any = None
+
+    @property
+    def defended(self) -> bool:
+        """Whether something is done about poisons beside the training itself."""
+        return self.sanitiser is not None or self.protector is not None
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """bool [N]: the trusted rows."""
+        marks = np.zeros(len(self.data), bool)
+        order = np.asarray(jax.random.permutation(stream(self.key, "trusted"), len(marks)))
+        marks[order[: round(TRUSTED * len(marks))]] = True
+        return marks
+
+    @cached_property
+    def trusted(self) -> Dataset:
+        return rows_of(self.data, self.known)
+
+    def surrogates(self, count: int) -> tuple[Classifier, ...]:
+        """So many models trained on the clean data with other seeds than the victim's."""
+        return tuple(self.fit(self.data, surrogate=number) for number in range(count))
+
+    def poisoned(
+        self, attack: PoisoningAttack, count: int, make: Callable[[Dataset, tuple], PoisonedDataset]
+    ) -> PoisonedDataset:
+        """What `make(images that may be poisoned, surrogates)` gives, put where it belongs among all images."""
+        if count > len(self.data) - self.known.sum():
+            free = len(self.data) - int(self.known.sum())
+            raise UserError(f"{count} poisons: {free} of {len(self.data)} training images are not trusted; give fewer")
+        open_rows = np.flatnonzero(~self.known)
+        made = make(rows_of(self.data, open_rows), self.surrogates(attack.references if count else 0))
+        if not made.poisoned.any():
+            whole = dataclasses.replace(made, dataset=self.data, poisoned=np.zeros(len(self.data), bool))
+            return whole
+        return spread(self.data, open_rows, made)
+
+    def protect(self, key: jax.Array, model: Classifier) -> Classifier:
+        """What the model defence makes of a model, with the trusted images."""
+        return model if self.protector is None else self.protector.protect(key, model, self.trusted)
+
+
+def rows_of(data: Dataset, rows: np.ndarray) -> Dataset:
+    """The rows int [R] or bool [N] of a dataset."""
+    return Dataset(data.x[rows], data.y[rows], data.classes, data.name)
+
+
+def spread(data: Dataset, rows: np.ndarray, made: PoisonedDataset) -> PoisonedDataset:
+    """`made` of rows int [R] of the data, as poisoned data of all N rows; what was added comes last."""
+    inner, count = made.dataset, len(rows)
+    x, y, poisoned = np.array(data.x), np.array(data.y), np.zeros(len(data), bool)
+    x[rows], y[rows], poisoned[rows] = inner.x[:count], inner.y[:count], made.poisoned[:count]
+    if len(inner) > count:
+        x, y = np.concatenate([x, inner.x[count:]]), np.concatenate([y, inner.y[count:]])
+        poisoned = np.concatenate([poisoned, made.poisoned[count:]])
+    return dataclasses.replace(made, dataset=Dataset(x, y, data.classes, data.name), poisoned=poisoned)
