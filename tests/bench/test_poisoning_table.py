@@ -1,0 +1,77 @@
+"""Tables of poisoning: rows over seeds, and inspections against clean models."""
+
+import numpy as np
+import pytest
+
+from robustbench_jax.bench import poisoning_table
+from robustbench_jax.bench.cells import Cell, make_cell
+from robustbench_jax.bench.records import MetricValue, Record
+from robustbench_jax.metrics import number, proportion
+from robustbench_jax.types import UserError
+
+FIELDS = {"dataset": "fashion_mnist_mini", "model": "cnn", "attack": "badnets", "budget": "rate(0.05)"}
+
+
+def made_up(
+    success: float = 0.9, accuracy: float = 0.8, score: float | None = None, poisons: int = 5, **cell
+) -> Record:
+    """A backdoor's record over ten images."""
+    cell = make_cell(**FIELDS | cell)
+    fooled, right = (np.arange(10) < round(10 * share) for share in (success, accuracy))
+    metrics = {
+        "backdoor_success_rate": proportion("backdoor_success_rate", fooled),
+        "clean_accuracy": proportion("clean_accuracy", right),
+        "poisons": number("poisons", poisons, 100),
+    }
+    if score is not None:
+        metrics |= {"anomaly_score": number("anomaly_score", score, 1)}
+        metrics |= {"accused_classes": number("accused_classes", float(score > 2), 10)}
+    return Record(
+        id=cell.id,
+        cell=cell,
+        metrics={name: MetricValue(**vars(metric)) for name, metric in metrics.items()},
+        per_example={"clean_correct": right.tolist(), "fooled": fooled.tolist()},
+    )
+
+
+def test_one_seed_has_its_interval_over_images_and_several_that_over_seeds():
+    (page,) = poisoning_table.sheets([made_up()])
+    assert page.title == "fashion_mnist_mini · backdoor" and page.head == ["Attack · victim", "Clean", "ASR", "Seeds"]
+    assert page.rows == [["badnets · rate(0.05) · cnn + standard", "80.0 [44.4, 97.5]", "90.0 [55.5, 99.7]", "1"]]
+    (page,) = poisoning_table.sheets([made_up(seed=0), made_up(0.7, seed=1)])
+    assert page.rows[0][1:] == ["80.0 [80.0, 80.0]", "80.0 [-47.1, 207.1]", "2"]
+
+
+def test_another_defence_or_budget_is_another_row():
+    found = [made_up(), made_up(defence="standard(label_smoothing=0.1)"), made_up(budget="rate(0.1)")]
+    (page,) = poisoning_table.sheets(found)
+    assert [row[0].split(" · ")[1] for row in page.rows] == ["rate(0.05)", "rate(0.05)", "rate(0.1)"]
+
+
+def test_inspections_are_compared_with_models_of_clean_data(monkeypatch):
+    monkeypatch.setattr(Cell, "show", lambda self, field: getattr(self, field))
+    fields = {"inspection": "neural_cleanse", "dataset": "d", "model": "cnn", "defence": "standard"}
+    found = []
+    for seed, (clean, bad) in enumerate([(1.0, 3.0), (2.5, 4.0), (1.5, 2.0)]):
+        for record, budget in ((made_up(0, score=clean, poisons=0), "rate(0)"), (made_up(score=bad), "rate(0.05)")):
+            cell = record.cell.model_copy(update=fields | {"budget": budget, "seed": seed})
+            found.append(record.model_copy(update={"cell": cell}))
+    page = poisoning_table.sheets(found)[-1]
+    clean, bad = page.rows
+    assert clean[1:] == ["3", "1.50", "33%", "–"] and clean[0].endswith("(clean)")
+    assert bad[1:4] == ["3", "3.00", "67%"] and bad[4].startswith("0.89 [")
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"model": "fashion_mnist/clean/standard"}, "is trained already: threat 'backdoor' is to the training"),
+        ({"budget": "linf(0.1)"}, "attack 'badnets' takes no budget 'linf'"),
+        ({"budget": "rate(2)"}, "rate: p = 2.0 must be from 0 to 1"),
+        ({"attack": "badnet"}, "did you mean 'badnets'"),
+        ({"attack": "pgd", "budget": "linf(0.1)", "data_defence": "nothing"}, "no data_defence 'nothing'"),
+    ],
+)
+def test_cells_that_cannot_be_run_are_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        make_cell(**FIELDS | fields)
