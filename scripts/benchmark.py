@@ -6,6 +6,7 @@
                                                 [--budget CALL]
     python scripts/benchmark.py bounds --peer-python PYTHON --peer-path AUTO_LIRPA [--cnn-a FILE --dataset CALL]
     python scripts/benchmark.py smoothing [--images 16] [--samples 10000]
+    python scripts/benchmark.py poisoning [--repeats 3]
     python scripts/benchmark.py training --peers [--updates 10] [--repeats 3] [--only-defence NAME]
 
 drive: PGD through the driver against a plain PGD in PyTorch eager, on the shipped model that survives most of it and
@@ -17,7 +18,7 @@ or on others. Ours runs twice: what the first run takes longer is compiling. An 
 (preact_resnet18) has random weights, and its own predictions count as the labels.
 
 bounds: ibp, crown_ibp and crown against auto_LiRPA (benchmark_bounds.py). smoothing: against a plain loop in PyTorch
-(benchmark_smoothing.py). training: see benchmark_training.py.
+(benchmark_smoothing.py). poisoning: many small models (benchmark_poisoning.py). training: see benchmark_training.py.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from functools import partial
 from importlib.metadata import version
 
 import benchmark_bounds
+import benchmark_poisoning
 import benchmark_smoothing
 import benchmark_training
 import jax
@@ -220,6 +222,7 @@ PARTS = {
     "drive": compare_drive,
     "autoattack": compare_autoattack,
     "bounds": benchmark_bounds.compare,
+    "poisoning": benchmark_poisoning.compare,
     "smoothing": partial(benchmark_smoothing.compare, alternate=alternate),
     "training": benchmark_training.compare,
 }
