@@ -106,6 +106,7 @@ def test_a_rejecting_model_is_evaluated_with_the_data_sets_own_classes(linear):
     [
         ("bit_depth(9)", "bits = 9 must be from 1 to 8"),
         ("chain([])", "chain needs a list of model defences"),
+        ("chain([bit_depth(3), batch_norm_adaptation])", "chain: batch_norm_adaptation works on a bare network"),
         ("bitdepth", "did you mean 'bit_depth'"),
     ],
 )

@@ -16,7 +16,7 @@ from robustbench_jax.registry import register
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
 
 
-@register("model_defence", "batch_norm_adaptation", paper="schneider2020")
+@register("model_defence", "batch_norm_adaptation", paper="schneider2020", alone=True)
 @record
 class BatchNormAdaptation(ModelDefence):
     """prior: N, how many images the statistics of training count as. together: n, images that are shown together."""

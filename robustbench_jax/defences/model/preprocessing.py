@@ -16,7 +16,8 @@ from robustbench_jax.types import Classifier, Dataset, UserError, record
 class ModelDefence:
     """What a registered model defence is: `protect` makes another classifier of a trained one.
 
-    facts: obfuscates=True where it hides gradients rather than making the model more robust.
+    facts: obfuscates=True where it hides gradients rather than making the model more robust; alone=True where it does
+    nothing beside another one.
     """
 
     registered: tuple[str, str]
@@ -72,6 +73,9 @@ class Chain(ModelDefence):
     def __post_init__(self):
         if not isinstance(self.defences, tuple) or not self.defences:
             raise UserError("chain needs a list of model defences; write e.g. chain([bit_depth(4), jpeg(75)])")
+        alone = [defence.registered[1] for defence in self.defences if defence.facts.get("alone")]
+        if alone and len(self.defences) > 1:
+            raise UserError(f"chain: {alone[0]} works on a bare network that is shown bare images; use it alone")
 
     def protect(self, key: jax.Array, classifier: Classifier, data: Dataset) -> Classifier:
         for number, defence in reversed(list(enumerate(self.defences))):
