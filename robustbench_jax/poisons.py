@@ -28,8 +28,8 @@ class Trigger:
     relabels: "all_to_one" (every image should become `target`) or "all_to_all" (an image of class y, y + 1).
     """
 
-    target: int = 0
-    relabels = "all_to_one"
+    target: int
+    relabels: str
 
     def apply(self, key: jax.Array, x: jax.Array) -> jax.Array:
         """The image x [D] in [0, 1] with the trigger, not rounded; the key is of this image alone."""
