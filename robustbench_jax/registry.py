@@ -21,6 +21,7 @@ from typing import Any
 from robustbench_jax.types import UserError
 
 PACKAGES = {
+    "aggregation": "robustbench_jax.ops.aggregation",
     "attack": "robustbench_jax.attacks",
     "budget": "robustbench_jax.ops",
     "certifier": "robustbench_jax.certify",

@@ -16,7 +16,7 @@ LAYERS = [
     ("recipes", "checkpoints"),
     ("learning_curve",),
     ("fitting",),
-    ("training",),
+    ("training", "federation"),
     ("attacks", "defences", "certify"),
     ("threats",),
     ("bench",),

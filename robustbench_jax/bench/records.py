@@ -24,6 +24,7 @@ READ = {  # what tables read of each threat: metrics, the last of them of all ex
     "certification": (("clean_accuracy", "certified_accuracy"), ("clean_correct", "certified")),
     "corruption": (("corrupted_accuracy",), ("clean_correct", "robust")),
     "backdoor": (("backdoor_success_rate", "clean_accuracy"), ("clean_correct", "fooled")),
+    "byzantine": (("clean_model_accuracy",), ("clean_correct", "robust")),
     "poisoning": (("clean_model_accuracy",), ("clean_correct", "robust")),
     "obfuscation": (("failed_checks", "clean_accuracy", "robust_accuracy"), ("clean_correct", "robust")),
 }

@@ -89,18 +89,15 @@ class Workshop:
         data, test = (self.dataset(cell.dataset, split, None) for split in ("train", "test"))
         return Lab(stream(jax.random.key(cell.seed), "lab"), data, test, partial(self._fit, cell), *built)
 
-    def _fit(self, cell: Cell, data: Dataset, *, controller: tuple | None = None, surrogate: int | None = None):
+    def _fit(self, cell: Cell, data: Dataset, *, controller: Callable | None = None, surrogate: int | None = None):
         """A model of the cell's architecture trained on any data, stored as victims are; see Lab.fit."""
         seed, defence = cell.seed, cell.defence
         if surrogate is not None:
             seed, defence = SURROGATES + cell.seed * MOST_SURROGATES + surrogate, _of_surrogate(defence)
         what = _run(cell.model, defence, cell.recipe, cell.dataset, data, seed)
-        attack, poisoned = controller or (None, None)
-        if attack is not None and attack.access == "train_control" and poisoned.poisoned.any():
+        built = None
+        if controller is not None and (built := controller(build("training", defence))) is not None:
             what |= {"attack": cell.attack, "budget": cell.budget}
-            built = attack.controlled(build("training", defence), poisoned)
-        else:
-            built = None
         report = partial(self.report, cell.model)
         return train(what, data, self.directory / _name(what), report, defence=built)
 

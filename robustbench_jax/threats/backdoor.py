@@ -8,6 +8,7 @@ Shapes: N test images.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,7 +47,7 @@ def run(
     """
     poisoned = poison(stream(key, "poison"), lab, attack, budget)
     trigger = poisoned.trigger
-    clean_model, victim = lab.fit(lab.data), lab.fit(poisoned.dataset, controller=(attack, poisoned))
+    clean_model, victim = lab.fit(lab.data), lab.fit(poisoned.dataset, controller=partial(controlled, attack, poisoned))
     model, found, artefacts = victim, {}, poison_set(poisoned)
     if lab.sanitiser is not None:
         cleaned = sanitised(stream(key, "sanitise"), lab, victim, poisoned)
@@ -68,6 +69,12 @@ def poison(key: jax.Array, lab: Lab, attack: PoisoningAttack, budget: Any) -> Po
     """The training data that the attack makes of the lab's, within the budget."""
     count = budget.size(len(lab.data))
     return lab.poisoned(attack, count, lambda rows, surrogates: attack.poison(key, rows, count, surrogates))
+
+
+def controlled(attack: PoisoningAttack, poisoned: PoisonedDataset, defence: Any) -> Any:
+    """The training defence in the attacker's hands; None where he does not control the training."""
+    hands = attack.access == "train_control" and poisoned.poisoned.any()
+    return attack.controlled(defence, poisoned) if hands else None
 
 
 def poison_set(poisoned: PoisonedDataset) -> dict[str, np.ndarray]:

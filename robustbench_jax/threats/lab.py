@@ -23,9 +23,9 @@ TRUSTED = 0.05  # share of the training images; BackdoorBench gives its defences
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lab:
-    """data: training images, clean; test: the whole test split. fit(data, defence, controller, surrogate) -> Classifier
-    trains on data, or finds what was trained so before: with the victim's training defence, with what `controller`
-    (an attacker who runs the training) makes of it, or as surrogate number so and so.
+    """data: training images, clean; test: the whole test split. fit(data, controller, surrogate) -> Classifier
+    trains on data, or finds what was trained so before: with the victim's training defence, with what `controller` (an
+    attacker who has a hand in training) makes of it unless that is None, or as surrogate number so and so.
     sanitiser, inspector, protector: the built data defence, inspection and model defence; None for none.
     """
 

@@ -7,6 +7,7 @@ Shapes: N test images.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from robustbench_jax.ops.judge import classify
 from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.poisons import PoisonedDataset, PoisoningAttack
 from robustbench_jax.registry import register
-from robustbench_jax.threats.backdoor import poison, poison_set
+from robustbench_jax.threats.backdoor import controlled, poison, poison_set
 from robustbench_jax.threats.lab import Lab
 from robustbench_jax.threats.sanitising import sanitised
 from robustbench_jax.types import Classifier, Dataset, Outcome
@@ -46,7 +47,7 @@ def run(
 
 def _availability(key, lab: Lab, data: Dataset, attack: PoisoningAttack, budget, runtime, report) -> Outcome:
     poisoned = poison(stream(key, "poison"), lab, attack, budget)
-    clean, victim = lab.fit(lab.data), lab.fit(poisoned.dataset, controller=(attack, poisoned))
+    clean, victim = lab.fit(lab.data), lab.fit(poisoned.dataset, controller=partial(controlled, attack, poisoned))
     model, found, artefacts = _defended(key, lab, victim, poisoned)
     right = {name: classify(m, data.x, runtime) == data.y for name, m in (("clean", clean), ("victim", model))}
     found |= metrics.availability(right["clean"], right["victim"])

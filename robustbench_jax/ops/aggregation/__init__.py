@@ -1,0 +1,1 @@
+"""Aggregation rules: one vector of many, of which some may be lies."""
