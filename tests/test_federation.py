@@ -1,4 +1,4 @@
-"""Federated learning with liars: shards, attacks with known answers, and one run that breaks the mean and not the rest."""
+"""Federated learning with liars: shards, attacks with known answers, and a run that breaks the mean alone."""
 
 import jax
 import jax.numpy as jnp

@@ -53,7 +53,7 @@ def run(
         cleaned = sanitised(stream(key, "sanitise"), lab, victim, poisoned)
         model, found, artefacts = cleaned.model, cleaned.metrics, artefacts | cleaned.artefacts
     inspected = inspect(stream(key, "inspect"), lab, model)
-    model = lab.protect(stream(key, "protect"), model)
+    model = lab.protect(stream(key, "protect"), model, trigger)
     x = stamped(stream(key, "test"), trigger, data.x)
     seen = _seen(model, trigger, data, x, runtime)
     before = _seen(victim, trigger, data, x, runtime) if lab.defended else None

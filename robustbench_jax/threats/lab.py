@@ -72,9 +72,13 @@ class Lab:
             return whole
         return spread(self.data, open_rows, made)
 
-    def protect(self, key: jax.Array, model: Classifier) -> Classifier:
-        """What the model defence makes of a model, with the trusted images."""
-        return model if self.protector is None else self.protector.protect(key, model, self.trusted)
+    def protect(self, key: jax.Array, model: Classifier, trigger: Any = None) -> Classifier:
+        """What the model defence makes of a model, with the trusted images; an oracle is told the trigger."""
+        if self.protector is None:
+            return model
+        oracle = trigger is not None and hasattr(self.protector, "knowing")
+        protector = self.protector.knowing(trigger) if oracle else self.protector
+        return protector.protect(key, model, self.trusted)
 
 
 def rows_of(data: Dataset, rows: np.ndarray) -> Dataset:

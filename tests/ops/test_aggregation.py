@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
 CALLS = {name: f"{name}(trimmed_mean)" for name in ("arc", "bucketing", "clipping", "nnm")}
 RULES = [CALLS.get(name, name) for name in discover("aggregation")]
 LOCAL = ("centred_clipping", "clipping(trimmed_mean)", "arc(trimmed_mean)")  # sizes matter: not equivariant to shifts
-BYZFL = {  # byzfl 0.0.11 on `vectors()`, f = 2; its CenteredClipping starts from zeros when it is given no `m`, its Clipping changes what it is given
+BYZFL = {  # byzfl 0.0.11 on a copy of `vectors()`, f = 2 (its Clipping and ARC change what they are given)
     "coordinate_median": [0.094012, 0.041326, -0.129614, 0.411631, 0.264456],
     "trimmed_mean": [-0.078195, 0.477168, 0.237578, 0.393626, 0.514722],
     "krum": [-1.009618, -0.209176, -0.159225, 0.540846, 0.214659],
