@@ -1,23 +1,23 @@
-"""fine_tuning(recipe): training goes on with trusted images alone.
+"""fine_tuning(): the model trained on, on trusted images alone.
 
-Reference: the baseline of Wu et al., NeurIPS Datasets and Benchmarks 2022, arXiv:2206.12654 (BackdoorBench).
+Reference: as the first baseline in Liu et al., RAID 2018, arXiv:1805.12185, section 4.
 """
 
 from typing import Any
 
 import jax
 
-from robustbench_jax.defences.repair.repair import Repair, trained_on
+from robustbench_jax.defences.repair.repair import Repair, tuned
 from robustbench_jax.registry import register
 from robustbench_jax.types import Classifier, Dataset, record
 
 
-@register("model_defence", "fine_tuning", paper="wu2022backdoorbench", parts={"recipe": "recipe"}, repairs=True)
+@register("model_defence", "fine_tuning", paper="liu2018", parts={"recipe": "recipe"}, repairs=True)
 @record
 class FineTuning(Repair):
-    """recipe: batches must not be larger than the trusted images, less a fifth."""
+    """recipe: how it is trained on."""
 
-    recipe: Any = "sgd(epochs=20, batch_size=32, learning_rate=0.02)"
+    recipe: Any = "sgd(epochs=20, batch_size=64, learning_rate=0.01)"
 
-    def repaired(self, key: jax.Array, model: Classifier, data: Dataset, held: Dataset) -> Classifier:
-        return trained_on(key, model, data, self.recipe)
+    def repair(self, key: jax.Array, classifier: Classifier, data: Dataset) -> Classifier:
+        return tuned(key, classifier, data, self.recipe)

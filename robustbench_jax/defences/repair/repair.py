@@ -1,68 +1,71 @@
-"""What repairs share: trusted images to work with and others to choose by, training that goes on, masks of units.
+"""What repairs share: model defences that change the weights of a network with the help of a few trusted images.
 
-A repair sees trusted images only. What it chooses (how much is pruned) it chooses by a fifth of these that it does
-nothing else with; published code chooses by test images.
-Shapes: N trusted images, U units of a layer.
+What a repair chooses (how many units to prune, at which threshold) it chooses on images held out of the trusted ones;
+it never sees a test image (BackdoorBench prunes by the test set).
+Shapes: N images, D input shape, C classes, U units.
 """
-
-from typing import Any
 
 import jax
 import numpy as np
 
 from robustbench_jax.defences.model.preprocessing import ModelDefence
+from robustbench_jax.defences.training.standard import Standard
 from robustbench_jax.keys import stream
-from robustbench_jax.models.net import Net
+from robustbench_jax.models.net import Net, Params
 from robustbench_jax.ops.judge import classify
-from robustbench_jax.registry import build
 from robustbench_jax.training import TrainingDefence, fit
 from robustbench_jax.types import Classifier, Dataset, UserError
 
-HELD_OUT = 5  # one trusted image in so many is for choosing
-
 
 class Repair(ModelDefence):
-    """A model defence that changes the weights and nothing else."""
-
-    def repaired(self, key: jax.Array, model: Classifier, data: Dataset, held: Dataset) -> Classifier:
-        """The model with other weights; data: trusted images; held: others, to choose by. The key is consumed."""
-        raise NotImplementedError
+    """A model defence whose result has the same network with other weights."""
 
     def protect(self, key: jax.Array, classifier: Classifier, data: Dataset) -> Classifier:
+        """The repaired classifier; data: trusted images. The key is consumed.
+
+        Raises UserError for a model that is not one of our networks: its weights cannot be told apart.
+        """
         if not isinstance(classifier.net, Net):
-            raise UserError(f"{self.registered[1]} repairs a bare network of this package, not what stands around one")
-        seen, held = apart(stream(key, "held out"), data)
-        return self.repaired(stream(key, "repair"), classifier, seen, held)
+            raise UserError(f"{self.registered[1]} repairs networks of our own architectures alone")
+        return self.repair(key, classifier, data)
+
+    def repair(self, key: jax.Array, classifier: Classifier, data: Dataset) -> Classifier:
+        raise NotImplementedError
 
 
-def apart(key: jax.Array, data: Dataset) -> tuple[Dataset, Dataset]:
-    """Images to work with, and a fifth of all to choose by."""
-    order, count = np.asarray(jax.random.permutation(key, len(data))), -(-len(data) // HELD_OUT)
-    parts = (np.sort(order[count:]), np.sort(order[:count]))
-    return tuple(Dataset(data.x[rows], data.y[rows], data.classes, data.name) for rows in parts)
-
-
-def trained_on(
-    key: jax.Array, model: Classifier, data: Dataset, recipe: Any, defence: TrainingDefence | None = None
+def tuned(
+    key: jax.Array, classifier: Classifier, data: Dataset, recipe, defence: TrainingDefence | None = None
 ) -> Classifier:
-    """Training that goes on from the model's weights, on few images. No epochs: the model itself."""
-    return fit(key, model, data, recipe, defence=defence or build("training", "standard"))
+    """The classifier trained on, from the weights that it has; as it is where the recipe is None."""
+    if recipe is None:
+        return classifier
+    return fit(key, classifier, data, recipe, defence=Standard() if defence is None else defence)
 
 
-def accuracy(model: Classifier, data: Dataset) -> float:
-    return float(np.mean(classify(model, data.x) == data.y))
+def split(key: jax.Array, data: Dataset, held: float) -> tuple[Dataset, Dataset]:
+    """(used, held out): the trusted images that a repair works with, and the share `held` that it chooses by."""
+    count = int(held * len(data) + 0.5)
+    if not 0 < count < len(data):
+        raise UserError(f"held = {held} of {len(data)} trusted images: both parts need one")
+    order = np.asarray(jax.random.permutation(stream(key, "held"), len(data)))
+    return subset(data, np.sort(order[count:])), subset(data, np.sort(order[:count]))
 
 
-def layers(model: Classifier) -> list[str]:
-    """Names of the kernels before the head, in the order of the parameters: those whose outputs are units."""
-    kernels = [name for name in model.params if name.endswith("/kernel") and name in model.net.weights]
-    return [name for name in kernels if not name.startswith("head")]
+def subset(data: Dataset, rows: np.ndarray) -> Dataset:
+    return Dataset(data.x[rows], data.y[rows], data.classes, data.name)
 
 
-def scaled(model: Classifier, layer: str, mask: np.ndarray) -> Classifier:
-    """The model with each unit [U] of a layer times its mask: kernel and bias, which for ReLU networks scales what the
-    next layer sees.
-    """
-    bias = layer.removesuffix("kernel") + "bias"
-    changed = {name: model.params[name] * mask for name in (layer, bias) if name in model.params}
-    return model.replace(params=model.params | changed)
+def accuracy(classifier: Classifier, data: Dataset) -> float:
+    return float(np.mean(classify(classifier, data.x) == data.y))
+
+
+def kernels(params: Params) -> tuple[str, ...]:
+    """Names of the weights [..., U] of hidden layers: all kernels but the head's."""
+    return tuple(name for name in sorted(params) if name.endswith("kernel") and not name.startswith("head/"))
+
+
+def require_share(owner: str, **values: float) -> None:
+    """UserError for what is not a share from 0 to below 1."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise UserError(f"{owner}: {name} = {value} must be at least 0 and below 1")

@@ -1,8 +1,7 @@
-"""Unlearning a trigger: trusted images with it keep their labels. neural_cleanse_unlearning, and oracle_unlearning.
+"""neural_cleanse_unlearning(): the triggers that Neural Cleanse finds are unlearned.
 
-References: Wang et al., IEEE S&P 2019: a fifth of the trusted images get the trigger that was found, and training goes
-on. The oracle is given the true trigger: no defence that finds one does better, so it says what repair by unlearning is
-worth at most.
+Reference: Wang et al., IEEE S&P 2019, doi 10.1109/SP.2019.00031, section VI: fine-tuning on trusted images, a share of
+them with the recovered trigger and their right labels. `unlearned` does so with any trigger, such as the true one.
 """
 
 from typing import Any
@@ -11,20 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustbench_jax.defences.inspection.inspector import Inspector
-from robustbench_jax.defences.repair.repair import Repair, trained_on
+from robustbench_jax.defences.inspection.neural_cleanse import NeuralCleanse
+from robustbench_jax.defences.repair.repair import Repair, tuned
 from robustbench_jax.keys import stream
 from robustbench_jax.poisons import Trigger, stamped
 from robustbench_jax.registry import register
-from robustbench_jax.types import Classifier, Dataset, UserError, record, static
+from robustbench_jax.types import Classifier, Dataset, record, require_positive
 
-SHARE = 0.2  # of the trusted images that get a trigger
-TUNING = "sgd(epochs=20, batch_size=32, learning_rate=0.02)"
+SHARE = 0.2
 
 
 @record
-class Found(Trigger):
-    """mask [H, W, 1] and pattern [D] that an inspection found."""
+class Recovered(Trigger):
+    """mask [H, W, 1] and pattern [H, W, K] that an inspection found for the class `target`."""
 
     mask: jax.Array
     pattern: jax.Array
@@ -35,54 +33,50 @@ class Found(Trigger):
         return x + self.mask * (self.pattern - x)
 
 
+def unlearned(
+    key: jax.Array, classifier: Classifier, data: Dataset, trigger: Trigger, recipe: Any, share: float = SHARE
+) -> Classifier:
+    """The classifier fine-tuned on trusted images, `share` of them with the trigger, all with their right labels."""
+    return tuned(stream(key, "tune"), classifier, with_triggers(key, data, [trigger], share), recipe)
+
+
+def with_triggers(key: jax.Array, data: Dataset, triggers: list[Trigger], share: float = SHARE) -> Dataset:
+    """The data with `share` of the images, drawn by key, replaced by themselves with one trigger, each as many."""
+    x = np.array(data.x)
+    rows = np.asarray(jax.random.permutation(stream(key, "rows"), len(data)))[: int(share * len(data) + 0.5)]
+    for number, trigger in enumerate(triggers):
+        own = rows[number :: len(triggers)]
+        x[own] = stamped(jax.random.fold_in(stream(key, "stamp"), number), trigger, data.x[own], own)
+    return Dataset(x, data.y, data.classes, data.name)
+
+
 @register(
     "model_defence",
     "neural_cleanse_unlearning",
     paper="wang2019",
-    parts={"inspection": "inspection", "recipe": "recipe"},
+    parts={"recipe": "recipe", "inspection": "inspection"},
     repairs=True,
 )
 @record
 class NeuralCleanseUnlearning(Repair):
-    """The triggers of the accused classes are unlearnt; where none is accused the model stays as it is."""
+    """inspection: a neural_cleanse; share: of the trusted images, with a trigger; recipe: of the fine-tuning. A model
+    of which no class is accused stays as it is.
+    """
 
-    inspection: Any = "neural_cleanse"
-    recipe: Any = TUNING
+    inspection: Any = "neural_cleanse()"
+    share: float = SHARE
+    recipe: Any = "sgd(epochs=20, batch_size=64, learning_rate=0.01)"
 
     def __post_init__(self):
-        if not isinstance(self.inspection, Inspector):
-            raise UserError("neural_cleanse_unlearning: inspection must be one, e.g. neural_cleanse(steps=300)")
+        require_positive("neural_cleanse_unlearning", share=self.share)
 
-    def repaired(self, key: jax.Array, model: Classifier, data: Dataset, held: Dataset) -> Classifier:
-        found = self.inspection.inspect(stream(key, "inspect"), model, data)
-        masks, patterns = found.arrays["mask"], found.arrays["pattern"]
+    def repair(self, key: jax.Array, classifier: Classifier, data: Dataset) -> Classifier:
+        inspection: NeuralCleanse = self.inspection
+        found = inspection.inspect(stream(key, "inspect"), classifier, data)
         triggers = [
-            Found(jnp.asarray(masks[c]), jnp.asarray(patterns[c]), int(c)) for c in np.flatnonzero(found.accused)
+            Recovered(jnp.asarray(found.arrays["mask"][c]), jnp.asarray(found.arrays["pattern"][c]), int(c))
+            for c in np.flatnonzero(found.accused)
         ]
-        return unlearnt(stream(key, "unlearn"), model, data, triggers, self.recipe) if triggers else model
-
-
-@register("model_defence", "oracle_unlearning", paper="wang2019", parts={"recipe": "recipe"}, repairs=True, oracle=True)
-@record
-class OracleUnlearning(Repair):
-    """Given the attacker's own trigger by the procedure that judges it: an upper bound, not a defence."""
-
-    recipe: Any = TUNING
-    trigger: Any = static(default=None)
-
-    def knowing(self, trigger: Trigger) -> "OracleUnlearning":
-        return self.replace(trigger=trigger)
-
-    def repaired(self, key: jax.Array, model: Classifier, data: Dataset, held: Dataset) -> Classifier:
-        if self.trigger is None:
-            raise UserError("oracle_unlearning is told the trigger of a backdoor; nothing else has one")
-        return unlearnt(key, model, data, [self.trigger], self.recipe)
-
-
-def unlearnt(key: jax.Array, model: Classifier, data: Dataset, triggers: list[Trigger], recipe: Any) -> Classifier:
-    """Training goes on with trusted images, a share of which carries the triggers and its right labels."""
-    order = np.asarray(jax.random.permutation(stream(key, "rows"), len(data)))[: round(SHARE * len(data))]
-    x = np.array(data.x)
-    for number, (trigger, rows) in enumerate(zip(triggers, np.array_split(order, len(triggers)), strict=True)):
-        x[rows] = stamped(stream(key, f"stamp {number}"), trigger, x[rows], rows)
-    return trained_on(stream(key, "train"), model, Dataset(x, data.y, data.classes, data.name), recipe)
+        if not triggers:
+            return classifier
+        return tuned(stream(key, "tune"), classifier, with_triggers(key, data, triggers, self.share), self.recipe)

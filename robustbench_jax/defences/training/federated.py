@@ -18,7 +18,14 @@ from robustbench_jax.training import TrainingDefence
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
 
 
-@register("training", "federated", paper="karimireddy2021", parts={"rule": "aggregation"}, surrogate="standard")
+@register(
+    "training",
+    "federated",
+    paper="karimireddy2021",
+    parts={"rule": "aggregation"},
+    given=("attack", "f"),
+    surrogate="standard",
+)
 @record
 class Federated(TrainingDefence):
     """rule: of aggregation. dirichlet: how alike the clients' classes are, smaller for less; classes_each: how many
