@@ -73,6 +73,11 @@ DEFINITIONS = {
         "all images",
         "higher",
     ),
+    "median_certified_radius": Definition(
+        "the largest radius (number of poisons) at which more than half of all images are certified; 0 where there is none",
+        "all images",
+        "higher",
+    ),
     "undecided": Definition(
         "share of images that the model classifies correctly and that are neither certified nor broken by an "
         "adversarial example",
@@ -224,6 +229,8 @@ def certification(
     if not np.isnan(radius).all():
         known = np.where(right & ~np.isnan(radius), radius, 0.0)
         found["average_certified_radius"] = mean("average_certified_radius", known)
+        half = float(np.sort(np.where(right, np.nan_to_num(radius, nan=0.0), 0.0))[(len(right) - 1) // 2])
+        found["median_certified_radius"] = number("median_certified_radius", max(half, 0.0), len(right))
     return found
 
 

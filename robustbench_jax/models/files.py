@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from robustbench_jax.models import build_model
+from robustbench_jax.models.ensemble import Ensemble, empty
 from robustbench_jax.models.net import with_params
 from robustbench_jax.types import Classifier, UserError
 
@@ -41,6 +42,7 @@ def describe(classifier: Classifier, architecture: str, shape: tuple[int, ...], 
         "shape": list(shape),
         "classes": classes,
         "weights": digest(classifier.params),
+        **({"ensemble": classifier.net.description()} if isinstance(classifier.net, Ensemble) else {}),
         **more,
     }
 
@@ -133,7 +135,8 @@ def _empty(description: dict, source: Path) -> Classifier:
         shapes = jax.eval_shape(make)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-    return made["model"].replace(params=shapes)
+    model = made["model"].replace(params=shapes)
+    return empty(model, **description["ensemble"]) if "ensemble" in description else model
 
 
 def _checked(empty: Classifier, params: dict, description: dict, source: str) -> Classifier:

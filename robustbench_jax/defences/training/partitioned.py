@@ -1,0 +1,109 @@
+"""partitioned(partitions, spread): many models, each trained on images of its own; the class that most vote for.
+
+References: Levine & Feizi, ICLR 2021, arXiv:2006.14768 (deep partition aggregation); with spread > 1 Wang, Levine &
+Feizi, ICML 2022, arXiv:2202.02628 (finite aggregation: partitions * spread models, each image seen by `spread` of
+them). A certificate holds only if what a model becomes depends on its own images alone. So its key is its number's, its
+images are in an order that their contents give, batches are drawn with replacement, and the number of steps is an
+argument: nothing depends on how many images there are elsewhere. Batch norm's statistics would be trained by nobody:
+refused.
+Shapes: M models, S images of the largest, B batch.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from robustbench_jax.keys import stream
+from robustbench_jax.learning_curve import Curve, Progress, Report, silent
+from robustbench_jax.models.ensemble import Ensemble
+from robustbench_jax.ops.images import as_unit
+from robustbench_jax.ops.partitions import parts
+from robustbench_jax.recipes import Recipe
+from robustbench_jax.registry import register
+from robustbench_jax.training import TrainingDefence, gains
+from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
+
+EVERY = 20
+
+
+@register("training", "partitioned", paper="levine2021", surrogate="standard")
+@record
+class Partitioned(TrainingDefence):
+    """partitions: k; spread: d, of k * d models; steps: of each. The recipe's epochs and holdout are not used."""
+
+    partitions: int = static(default=50)
+    spread: int = static(default=1)
+    steps: int = static(default=200)
+
+    def __post_init__(self):
+        require_positive("partitioned", partitions=self.partitions, spread=self.spread, steps=self.steps)
+        if self.spread > self.partitions * self.spread - 1 and self.spread > 1:
+            raise UserError(f"partitioned: spread = {self.spread} is too large for {self.partitions} partitions")
+
+    def fit(
+        self,
+        key: jax.Array,
+        model: Classifier,
+        data: Dataset,
+        recipe: Recipe,
+        *,
+        directory: str | Path | None = None,
+        report: Report = silent,
+    ) -> tuple[Classifier, Curve]:
+        """A run that was killed begins anew."""
+        if any(isinstance(node, nnx.BatchNorm) for _, node in nnx.iter_graph(model.net.module(model.params))):
+            raise UserError("partitioned: no batch norm: models share no statistics; take e.g. mlp or cnn")
+        count = self.partitions * self.spread
+        rows = parts(data.x, data.y, count, self.spread)
+        sizes = np.array([len(own) for own in rows])
+        most = max(int(sizes.max()), 1)
+        rows = np.stack([np.resize(own, most) if len(own) else np.zeros(most, int) for own in rows])
+        width = count if gains(TrainingDefence(), model) else 1
+        fitted, losses = [], []
+        for at in range(0, count, width):
+            some = slice(at, min(at + width, count))
+            params, measured = self._some(key, model, data, recipe, np.arange(count)[some], rows[some], sizes[some])
+            fitted.append(params)
+            losses.append(measured)
+            report(Progress(min(at + width, count), count, *measured))
+        params = {name: jnp.concatenate([part[name] for part in fitted]) for name in model.params}
+        loss, right = (float(np.mean([m[i] for m in losses])) for i in (0, 1))
+        curve = Curve((loss,), (right,), None, None, kept=1, steps=self.steps)
+        return Classifier(Ensemble(model.net, count, self.spread), params), curve
+
+    def _some(self, key, model: Classifier, data: Dataset, recipe: Recipe, numbers, rows, sizes) -> tuple[dict, Any]:
+        """(params [M', ...], (loss, accuracy) of the last steps) of the models of these numbers."""
+        keys = jax.vmap(lambda i: jax.random.fold_in(stream(key, "model"), i))(jnp.asarray(numbers))
+        params = jax.tree.map(lambda v: jnp.broadcast_to(v, (len(numbers), *v.shape)), model.params)
+        optimiser = jax.vmap(recipe.optimiser(self.steps).init)(model.net.trainable(params))
+        x, y = jnp.asarray(data.x[rows]), jnp.asarray(data.y[rows])
+        for step in range(self.steps):
+            params, optimiser, measured = _step(
+                keys, step, params, optimiser, x, y, jnp.asarray(sizes), net=model.net, recipe=recipe, steps=self.steps
+            )
+        return params, [float(jnp.mean(value)) for value in measured]
+
+
+@partial(jax.jit, static_argnames=("net", "recipe", "steps"))
+def _step(keys, step, params, optimiser, x, y, sizes, *, net, recipe: Recipe, steps: int):
+    def one(key, params, optimiser, x, y, size):
+        drawn = jax.random.uniform(jax.random.fold_in(key, step), (recipe.batch_size,))
+        rows = (drawn * size).astype(jnp.int32)
+        images, labels, weights = as_unit(x[rows]), y[rows], net.trainable(params)
+
+        def loss(weights):
+            logits = net(params | weights, images)
+            each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return jnp.mean(each) * (size > 0), jnp.mean(jnp.argmax(logits, -1) == labels)
+
+        (value, right), slope = jax.value_and_grad(loss, has_aux=True)(weights)
+        changes, optimiser = recipe.optimiser(steps).update(slope, optimiser, weights)
+        return params | optax.apply_updates(weights, changes), optimiser, (value, right)
+
+    return jax.vmap(one)(keys, params, optimiser, x, y, sizes)
