@@ -74,7 +74,7 @@ DEFINITIONS = {
         "higher",
     ),
     "median_certified_radius": Definition(
-        "the largest radius (number of poisons) at which more than half of all images are certified; 0 where there is none",
+        "the largest radius (number of poisons) at which at least half of all images are certified; 0 for none",
         "all images",
         "higher",
     ),
@@ -229,7 +229,9 @@ def certification(
     if not np.isnan(radius).all():
         known = np.where(right & ~np.isnan(radius), radius, 0.0)
         found["average_certified_radius"] = mean("average_certified_radius", known)
-        half = float(np.sort(np.where(right, np.nan_to_num(radius, nan=0.0), 0.0))[(len(right) - 1) // 2])
+        half = (
+            float(np.sort(np.where(right, np.nan_to_num(radius, nan=0.0), 0.0))[len(right) // 2]) if len(right) else 0.0
+        )
         found["median_certified_radius"] = number("median_certified_radius", max(half, 0.0), len(right))
     return found
 
