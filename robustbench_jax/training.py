@@ -132,7 +132,7 @@ def fit(
     directory: where checkpoints go, one an epoch; a run that finds some there goes on from the newest whole one.
     The key is consumed. Raises UserError where a batch does not fit the data, and where the loss is no longer finite.
     """
-    return fit_with_curve(key, model, data, recipe, defence=defence, directory=directory, report=report)[0]
+    return defence.fit(key, model, data, recipe, directory=directory, report=report)[0]
 
 
 def fit_with_curve(
@@ -145,7 +145,7 @@ def fit_with_curve(
     directory: str | Path | None = None,
     report: Report = silent,
 ) -> tuple[Classifier, Curve]:
-    """As `fit`, with the curve."""
+    """As `fit`, with the curve; in this loop, whatever loop of its own the defence may have."""
     train, held = (_subset(data, rows) for rows in _hold_out(key, len(data), recipe))
     return _fit(key, model, train, held, recipe, defence, directory, report)
 
@@ -222,6 +222,8 @@ def fit_many_with_curves(
         fitted = _fit_stack(keys, models, data, parts, recipe, defence, directory, report)
     else:
         places = [None if directory is None else Path(directory) / str(i) for i in range(count)]
+        if _own(defence, "fit"):
+            raise UserError(f"'{defence.registered[1]}' trains several models itself; train one with it at a time")
         fitted = [
             _fit(keys[i], _model(models, i), *(_subset(data, r) for r in parts[i]), recipe, defence, places[i], report)
             for i in range(count)
@@ -244,8 +246,12 @@ def _unperturbed(defence: TrainingDefence) -> bool:
 
 
 def _alone(defence: TrainingDefence) -> bool:
-    """Whether it has a hook that looks at one model on the host."""
-    return any(getattr(type(defence), hook) is not getattr(TrainingDefence, hook) for hook in ("prepare", "recall"))
+    """Whether it has a hook that looks at one model on the host, or a loop of its own."""
+    return any(_own(defence, hook) for hook in ("prepare", "recall", "fit"))
+
+
+def _own(defence: TrainingDefence, hook: str) -> bool:
+    return getattr(type(defence), hook) is not getattr(TrainingDefence, hook)
 
 
 def _fit_stack(keys, models, data: Dataset, parts, recipe: Recipe, defence, directory, report):

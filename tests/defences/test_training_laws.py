@@ -8,7 +8,7 @@ import pytest
 
 from robustbench_jax.models import build_model
 from robustbench_jax.registry import build, canonical, discover, short
-from robustbench_jax.training import fit
+from robustbench_jax.training import fit, gains
 from robustbench_jax.types import Dataset, UserError
 
 SHORT = "pgd(steps=1)"
@@ -19,15 +19,18 @@ CALLS = {  # quick ones; a defence that is not here is called by its name alone
     "awp": "awp(standard)",
     "e_at": f"e_at([linf(0.1), l1(1)], {SHORT})",
     "fast_at": "fast_at(align=0.1)",
+    "federated": "federated(mean, clients=2)",
     "finetuned": "finetuned(standard, checkpoint('{source}'))",
     "free_at": "free_at(replays=2)",
     "hat": "hat(steps=1)",
+    "head_only": "head_only(checkpoint('{source}'))",
     "label_smoothing": "label_smoothing(standard)",
     "macer": "macer(copies=2)",
     "mart": "mart(steps=1)",
     "max_at": f"max_at([linf(0.1), l2(0.5)], {SHORT})",
     "msd": "msd([linf(0.1), l2(0.5)], steps=1)",
     "mtl_ibp": f"mtl_ibp(attack={SHORT})",
+    "partitioned": "partitioned(partitions=2, steps=3)",
     "rslad": "rslad(steps=1)",
     "sabr": f"sabr(attack={SHORT})",
     "smoothadv": "smoothadv(steps=1)",
@@ -110,3 +113,10 @@ def test_what_validation_is_to_watch_is_an_attack_and_its_budget_or_nothing(name
     if watched is not None:
         attack, budget = watched
         assert attack.registered[0] == "attack" and budget.registered[0] == "budget"
+
+
+def test_a_defence_with_a_loop_of_its_own_is_never_trained_as_one_of_a_stack():
+    model = fresh("standard")
+    assert gains(build("training", "standard"), model)
+    for text in ("partitioned(partitions=2)", "federated(mean)"):
+        assert not gains(build("training", text), model)
