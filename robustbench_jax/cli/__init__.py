@@ -1,4 +1,4 @@
-"""The command line, robustbench-jax: sweep, attack, certify, poison, evaluate, train, leaderboard, compare, list.
+"""The command line, robustbench-jax: verbs such as sweep, attack, certify, poison, train (cli/parser.py has them all).
 
 Everything for people goes to stderr, results go to stdout. Wrong input is one line and exit code 2; a sweep with failed
 cells, or in which an attack breaks what is certified, ends with 1, an interrupted one with 130.

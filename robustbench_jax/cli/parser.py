@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from robustbench_jax.cli.cells import attack, certify
 from robustbench_jax.cli.evaluate import evaluate
+from robustbench_jax.cli.manifest import manifest
 from robustbench_jax.cli.poison import poison
 from robustbench_jax.cli.reports import CATALOGUE, catalogue, compare, leaderboard
 from robustbench_jax.cli.sweep import sweep
@@ -57,6 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     verb("poison", poison, _poison, "Poison training data, train on it, defend, and judge: poisoning and backdoors.")
     verb("evaluate", evaluate, _evaluate, "Attack one model with and without knowledge of its defence.")
     verb("train", train, _train, "Train a model; a run that was killed goes on from its last checkpoint.")
+    verb("manifest", manifest, _manifest, "Sign what a dataset is, or verify that it still is that.")
     verb("leaderboard", leaderboard, _leaderboard, "Write the leaderboard of a results directory.")
     verb("compare", compare, _compare, "Compare two models of a results directory, image by image.")
     verb("list", catalogue, _list, "List what there is, with arguments and defaults.")
@@ -111,6 +113,15 @@ def _train(parser: argparse.ArgumentParser) -> None:
     _add_training(parser)
     parser.add_argument("--out", metavar="DIR", help="default: models/MODEL-DATASET-DEFENCE-SEED")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
+
+
+def _manifest(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", metavar="D")
+    parser.add_argument("--new-key", metavar="F", help="make a key pair: F and F.pub; password: see the README")
+    parser.add_argument("--key", metavar="F", help="sign with this private key")
+    parser.add_argument("--out", metavar="M", help="write the signed manifest there")
+    parser.add_argument("--verify", metavar="M", help="compare the dataset with this manifest")
+    parser.add_argument("--public", metavar="F", help="the public key that must have signed it")
 
 
 def _leaderboard(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,51 @@
+"""manifest: vouch for a dataset, or look whether it is what somebody vouched for."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from robustbench_jax.bench import console
+from robustbench_jax.bench.records import write_whole
+from robustbench_jax.data import SPLITS, load_dataset
+from robustbench_jax.data import manifest as manifests
+from robustbench_jax.types import UserError
+
+PASSWORD = "ROBUSTBENCH_KEY_PASSWORD"
+
+
+def manifest(options: argparse.Namespace) -> int:
+    """--new-key makes a key, --key and --out sign, --verify and --public check. 1 where the data differ."""
+    password = os.environ.get(PASSWORD, "")
+    if options.new_key:
+        manifests.new_key(options.new_key, password)
+        console.say(f"written: {options.new_key} (keep it secret), {options.new_key}.pub")
+        return 0
+    if not options.dataset:
+        raise UserError("the following arguments are required: --dataset")
+    splits = {split: load_dataset(options.dataset, split) for split in SPLITS}
+    if options.verify:
+        return _verify(options, splits)
+    if not (options.out and options.key):
+        raise UserError("manifest: give --key and --out to sign, or --verify and --public to check")
+    content = manifests.signed(manifests.manifest(splits), manifests.private_key(options.key, password))
+    write_whole(Path(options.out), lambda file: file.write(json.dumps(content).encode() + b"\n"))
+    for split, data in splits.items():
+        found = manifests.report(data)
+        again, conflicts = found["duplicates"], found["label_conflicts"]
+        console.say(f"{split}: {len(data)} examples, {again} duplicates, {conflicts} of them with another label")
+    console.say(f"written: {options.out}")
+    return 0
+
+
+def _verify(options: argparse.Namespace, splits) -> int:
+    if not options.public:
+        raise UserError("--verify: say with --public whose key it should be")
+    content = manifests.read(options.verify)
+    manifests.check_signature(content, manifests.public_key(options.public), options.verify)
+    found = [manifests.differences(content, split, data) for split, data in splits.items()]
+    for each in filter(None, found):
+        console.say(f"DIFFERS {each}")
+    if not any(found):
+        console.say(f"{options.verify}: signature and all {sum(map(len, splits.values()))} examples verify")
+    return 1 if any(found) else 0
