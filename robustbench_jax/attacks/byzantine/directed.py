@@ -31,8 +31,10 @@ class IPM(ByzantineAttack):
 
     def send(self, key: jax.Array, honest: jax.Array, f: int, aggregate: Callable) -> jax.Array:
         mean = jnp.mean(honest, axis=0)
-        worst = _worst(honest, f, aggregate, -mean, jnp.linspace(0.1, 10.0, self.sizes) + 1.0)
-        size = jnp.where(self.tau == 0, worst, self.tau + 1.0)
+        sizes = jnp.linspace(0.1, 10.0, self.sizes) + 1.0
+        size = jax.lax.cond(
+            self.tau == 0, lambda: _worst(honest, f, aggregate, -mean, sizes), lambda: jnp.asarray(self.tau) + 1.0
+        )
         return jnp.tile(mean - size * mean, (f, 1))
 
 
@@ -51,8 +53,12 @@ class ALIE(ByzantineAttack):
 
     def send(self, key: jax.Array, honest: jax.Array, f: int, aggregate: Callable) -> jax.Array:
         mean, deviation = jnp.mean(honest, axis=0), jnp.std(honest, axis=0, ddof=1)
-        worst = _worst(honest, f, aggregate, -deviation, jnp.linspace(0.1, 5.0, self.sizes))
-        z = jnp.where(self.z == 0, little_enough(len(honest) + f, f), jnp.where(self.z < 0, worst, self.z))
+        sizes, plain = jnp.linspace(0.1, 5.0, self.sizes), little_enough(len(honest) + f, f)
+        z = jax.lax.cond(
+            self.z < 0,
+            lambda: _worst(honest, f, aggregate, -deviation, sizes),
+            lambda: jnp.where(self.z == 0, plain, self.z),
+        )
         return jnp.tile(mean - z * deviation, (f, 1))
 
 
