@@ -70,7 +70,8 @@ class PoisoningAttack:
     facts: threat="backdoor" or "poisoning"; access="poison_only", or "train_control" where the attacker also runs the
     training (`controlled`). goal: "backdoor" (a trigger), "availability" (bad for all images) or "targeted" (one test
     image at a time, `craft`). references: how many models trained on the clean data it wants to see, other seeds than
-    the victim's. clean_label: no label is changed.
+    the victim's. clean_label: no label is changed. labels_only: no image is changed, so that a poison counts once to
+    certificates that deal images out by their pixels, and not twice.
     """
 
     registered: tuple[str, str]
@@ -78,6 +79,7 @@ class PoisoningAttack:
     goal = "backdoor"
     references = 0
     clean_label = False
+    labels_only = False
 
     @property
     def access(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from robustbench_jax.bench import groups
+from robustbench_jax.bench import groups, poison_collisions
 from robustbench_jax.bench.cells import Cell
 from robustbench_jax.bench.records import Record
 from robustbench_jax.registry import build
@@ -22,6 +22,7 @@ NAMED = 5  # images that a line names
 
 def collisions(records: Iterable[Record]) -> list[str]:
     """A line for each pair of records of which one proves what the other breaks."""
+    records = list(records)
     done = [r for r in records if r.status == "ok" and r.cell.threat in ("evasion", "certification")]
     found = []
     for group in groups.grouped(done, lambda cell: (*groups.images(cell), *groups.victim(cell), _norm(cell))):
@@ -29,7 +30,7 @@ def collisions(records: Iterable[Record]) -> list[str]:
         for proof, other in ((a, b) for a in proofs for b in group if groups.comparable([a, b])):
             wrong = np.flatnonzero(broken_from(other) <= proved_to(proof))
             found += [_line(proof, other, wrong)] if len(wrong) else []
-    return found
+    return found + poison_collisions.lines(records)
 
 
 def proves(record: Record) -> bool:

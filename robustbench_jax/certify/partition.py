@@ -31,9 +31,7 @@ BUDGETS = ("count",)
 
 
 class ByVotes(Certifier):
-    """own_prediction: a run-off may elect another class than most votes."""
-
-    own_prediction = True
+    """What is elected by votes of an ensemble's models."""
 
     def elected(self, logits: np.ndarray, shifts: np.ndarray) -> tuple[int, int]:
         """(class, radius) of one image from the logits [M, C] of all models."""
@@ -93,7 +91,11 @@ class DeepPartition(ByVotes):
 @register("certifier", "run_off_election", paper="rezaei2023", budgets=BUDGETS)
 @record
 class RunOffElection(ByVotes):
-    """As cheap as deep_partition, and certifies more where two classes share the votes."""
+    """As cheap as deep_partition, and certifies more where two classes share the votes. It may elect another class
+    than most votes, so it is a model of its own.
+    """
+
+    own_prediction = True
 
     def elected(self, logits: np.ndarray, shifts: np.ndarray) -> tuple[int, int]:
         votes, classes = logits.argmax(-1), logits.shape[-1]

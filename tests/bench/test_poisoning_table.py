@@ -5,6 +5,7 @@ import pytest
 
 from robustbench_jax.bench import poisoning_table
 from robustbench_jax.bench.cells import Cell, make_cell
+from robustbench_jax.bench.collisions import collisions
 from robustbench_jax.bench.records import MetricValue, Record
 from robustbench_jax.metrics import number, proportion
 from robustbench_jax.types import UserError
@@ -75,3 +76,51 @@ def test_inspections_are_compared_with_models_of_clean_data(monkeypatch):
 def test_cells_that_cannot_be_run_are_refused(fields, message):
     with pytest.raises(UserError, match=message):
         make_cell(**FIELDS | fields)
+
+
+FLIP = {
+    "attack": "adversarial_label_flip",
+    "budget": "count(4)",
+    "model": "mlp",
+    "defence": "partitioned(partitions=9)",
+}
+
+
+def poisoned(robust, **fields):
+    cell = make_cell(**FIELDS | FLIP | fields)
+    metrics = {"clean_model_accuracy": proportion("clean_model_accuracy", np.ones(4, bool))}
+    metrics["poisons"] = number("poisons", 4, 100)
+    return Record(
+        id=cell.id,
+        cell=cell,
+        metrics={name: MetricValue(**vars(metric)) for name, metric in metrics.items()},
+        per_example={"clean_correct": [True] * 4, "robust": robust},
+        provenance={"data": "d"},
+    )
+
+
+def certified(radius, certifier="deep_partition", **fields):
+    fields = {**FLIP, "attack": "", "certifier": certifier, **fields}
+    cell = make_cell(**{k: v for k, v in (FIELDS | fields).items() if v})
+    found = {name: number(name, 1.0, 4) for name in ("clean_accuracy", "certified_accuracy", "failure_probability")}
+    return Record(
+        id=cell.id,
+        cell=cell,
+        metrics={name: MetricValue(**vars(metric)) for name, metric in found.items()},
+        per_example={"clean_correct": [True] * 4, "certified": [True] * 4, "radius": radius},
+        provenance={"data": "d"},
+    )
+
+
+def test_an_image_that_is_certified_for_the_poisons_that_break_it_is_an_alarm():
+    attack = poisoned([True, False, False, False])
+    (line,) = collisions([attack, certified([9, 3, 4, 5])])
+    assert "certified for 4 poisons" in line and "images 2, 3 wrong" in line
+    assert not collisions([attack, certified([9, 3, 3, 3])])
+    assert not collisions([attack, certified([9] * 4, "run_off_election")])
+    assert not collisions([attack, certified([9] * 4, seed=1)])
+
+
+def test_a_poison_whose_image_changes_counts_twice():
+    attack = poisoned([True, True, True, False], attack="unlearnable_examples")
+    assert not collisions([attack, certified([7] * 4)]) and collisions([attack, certified([8] * 4)])

@@ -20,6 +20,7 @@ class AdversarialLabelFlip(PoisoningAttack):
     """No arguments: the budget says how many."""
 
     goal = "availability"
+    labels_only = True
     references = 1
 
     def poison(

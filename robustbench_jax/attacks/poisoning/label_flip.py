@@ -23,6 +23,7 @@ class LabelFlip(PoisoningAttack):
     source: int = -1
     to: int = -1
     goal = "availability"
+    labels_only = True
 
     def __post_init__(self):
         if (self.source < 0) != (self.to < 0):
