@@ -36,6 +36,7 @@ COLUMNS = {
         "FPR": "clean_removed",
         "AUROC": "poison_auc",
     },
+    "byzantine": {"Accuracy": "clean_accuracy", "Drop": "accuracy_drop", "All honest": "clean_model_accuracy"},
     "targeted": {
         "Success": "poison_success_rate",
         "by chance": "clean_model_success_rate",
@@ -53,17 +54,25 @@ NOTES = {
         "In %. Clean: accuracy of the victim on test images. Drop: of it, against the same seed trained on clean data. "
         "Undefended: before data or model were cleaned. TPR, FPR, AUROC: of the data defence."
     ),
+    "byzantine": (
+        "In %. Accuracy: of the model that clients train of whom some lie. All honest: of the same ones, none lying. "
+        "The worst attack of a rule is its worst row."
+    ),
     "targeted": (
         "In %. Success: targets taken for the intended class, each by a victim of its own. By chance: by the model "
         "trained on clean data. Victims: their mean accuracy on test images."
     ),
 }
+TITLES = {"backdoor": "backdoor", "byzantine": "Byzantine clients"} | {
+    kind: f"{kind} poisoning" for kind in ("availability", "targeted")
+}
+THREATS = ("backdoor", "byzantine", "poisoning")
 SPREAD = " One seed: interval over images; several: mean and 95% t-interval over seeds."
 
 
 def sheets(records: Iterable[Record]) -> list[Sheet]:
-    """Backdoors first, then availability, then targeted poisoning, then inspections."""
-    done = [record for record in records if record.status == "ok" and record.cell.threat in ("backdoor", "poisoning")]
+    """Backdoors first, then availability, Byzantine clients, targeted poisoning and inspections."""
+    done = [record for record in records if record.status == "ok" and record.cell.threat in THREATS]
     pages = []
     for kind, columns in COLUMNS.items():
         ours = [record for record in done if kind_of(record) == kind]
@@ -74,8 +83,8 @@ def sheets(records: Iterable[Record]) -> list[Sheet]:
 
 def kind_of(record: Record) -> str:
     """Which of COLUMNS a record belongs to."""
-    if record.cell.threat == "backdoor":
-        return "backdoor"
+    if record.cell.threat != "poisoning":
+        return record.cell.threat
     return "targeted" if "poison_success_rate" in record.metrics else "availability"
 
 
@@ -86,7 +95,7 @@ def _sheet(kind: str, columns: dict[str, str], group: list[Record]) -> Sheet:
         + [str(len(found))]
         for found in grouped(group, _row_of)
     ]
-    title = f"{group[0].cell.show('dataset')} · {kind if kind == 'backdoor' else kind + ' poisoning'}"
+    title = f"{group[0].cell.show('dataset')} · {TITLES[kind]}"
     return Sheet(title, NOTES[kind] + SPREAD, ["Attack · victim", *shown, "Seeds"], rows)
 
 

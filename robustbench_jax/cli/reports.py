@@ -9,6 +9,7 @@ from robustbench_jax.bench import console, records, report
 from robustbench_jax.types import UserError
 
 CATALOGUE = {
+    "aggregations": "aggregation",
     "attacks": "attack",
     "budgets": "budget",
     "certifiers": "certifier",

@@ -1,0 +1,60 @@
+"""The sweeps of poisoning, small: every kind of cell of theirs runs and leaves a whole record."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustbench_jax.bench import records
+from robustbench_jax.bench.config import load_sweep
+from robustbench_jax.bench.report import write_reports
+from robustbench_jax.bench.runner import run_sweep
+from robustbench_jax.bench.workshop import Workshop
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SMALL = ("model=mlp([8])", "recipe=sgd(epochs=1, batch_size=16)", "examples=12", "seed=0")
+FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a cell of each kind is left
+    "backdoor_rates": (
+        *("budget=rate(0.1)", "sweep.0.attack=badnets", "sweep.1.attack=sig(frequency=2)"),
+        "sweep.2.attack=bpp",
+    ),
+    "backdoor_repair": ("attack=blended", "model_defence=clp"),
+    "poison_filtering": ("attack=label_flip", "data_defence=loss_filtering"),
+    "neural_cleanse_population": ("inspection=neural_cleanse(epochs=1, batch=4)", "budget=rate(0.1)"),
+    "poison_availability": (
+        *("sweep.0.attack=label_flip", "sweep.1.attack=adversarial_poisons(steps=2)"),
+        "budget=rate(0.2)",
+    ),
+    "certified_poisoning": (
+        *("defence=partitioned(partitions=3, steps=4)", "sweep.0.certifier=deep_partition"),
+        *("sweep.0.budget=count(1)", "sweep.1.budget=count(5)"),
+    ),
+    "byzantine": (
+        *("defence=federated(trimmed_mean, clients=5)", "attack=ipm", "budget=byzantine(1)"),
+        "recipe=sgd(epochs=1, batch_size=4)",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "data.npz"
+    rng = np.random.default_rng(0)
+    arrays = {f"x_{split}": rng.integers(0, 256, (120, 8, 8, 1), np.uint8) for split in ("train", "test")}
+    np.savez(path, **arrays, y_train=np.arange(120) % 4, y_test=np.arange(120) % 4, classes=list("abcd"))
+    return path
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_a_cell_of_each_kind_runs(name, images, tmp_path):
+    sweep = load_sweep(CONFIGS / f"{name}.toml", [f'dataset=npz("{images}")', *SMALL, *FIRST[name]])
+    assert 1 <= len(sweep.cells) <= 3 and sweep.expected and sweep.duration
+    summary = run_sweep(sweep.cells, tmp_path, runtime=sweep.runtime, workshop=Workshop(tmp_path / "victims"))
+    assert not summary.failed and len(summary.ran) == len(sweep.cells)
+    found, damaged = records.read_all(tmp_path)
+    assert len(found) == len(sweep.cells) and not damaged
+    written = write_reports(found, tmp_path, sweep.title, ("md", "csv"))
+    shown = written[0].read_text()
+    assert all(found[0].cell.show(part) in shown for part in ("dataset", "model", "budget"))
+    again = run_sweep(sweep.cells, tmp_path, runtime=sweep.runtime, workshop=Workshop(tmp_path / "victims"))
+    assert len(again.kept) == len(sweep.cells) and not again.ran
