@@ -1,10 +1,10 @@
 """From Python: the same record as the command line gives."""
 
 from robustbench_jax.bench import workshop
-from robustbench_jax.bench.cells import Cell, kind_of_model, make_cell
+from robustbench_jax.bench.cells import Cell, kind_of_model, make_cell, trains
 from robustbench_jax.bench.evaluation import Evaluation, attacks, evaluation
 from robustbench_jax.bench.records import Record
-from robustbench_jax.bench.runner import run_cell, training_images
+from robustbench_jax.bench.runner import run_cell, run_training_cell, training_images
 from robustbench_jax.bench.workshop import load_model
 from robustbench_jax.data import checks, load_dataset
 from robustbench_jax.models import zoo
@@ -56,6 +56,47 @@ def certify(
     """
     method = {"certifier": certifier, "budget": budget}
     return _run(method, model, data, examples=examples, seed=seed, name=name, pool=None, runtime=runtime)
+
+
+def poison(
+    model: str,
+    data: str,
+    attack: str,
+    budget: str,
+    *,
+    defence: str = "",
+    recipe: str = "",
+    data_defence: str = "",
+    model_defence: str = "",
+    inspection: str = "",
+    examples: int | None = None,
+    seed: int = 0,
+    directory: str = "runs/victims",
+    runtime: Runtime = Runtime(),
+) -> Record:
+    """Poisons training data, trains on them, defends and judges: the record of backdoors, poisoning, Byzantine clients.
+
+    model: an architecture, e.g. "cnn"; data, attack, budget (rate(0.05), count(25), byzantine(4)) and all defences are
+    call strings. examples: how many test images are judged, or how many targets. directory: where trained models are
+    kept, and found again. Raises UserError for anything that cannot be run, before any long work.
+    """
+    more = {"data_defence": data_defence, "model_defence": model_defence, "inspection": inspection}
+    cell = make_cell(
+        model=model,
+        dataset=data,
+        attack=attack,
+        budget=budget,
+        defence=defence,
+        recipe=recipe,
+        examples=examples,
+        seed=seed,
+        **more,
+    )
+    if not trains(cell.threat):
+        raise UserError(f"attack = '{attack}' belongs to '{cell.threat}', not to the training; use attack()")
+    shop = workshop.Workshop(directory)
+    images = shop.dataset(cell.dataset, cell.split, cell.examples)
+    return run_training_cell(cell, shop.lab(cell), images, runtime=runtime)[0]
 
 
 def evaluate(
@@ -114,6 +155,8 @@ def protect(model: Classifier | str, model_defence: str, data: Dataset | str, *,
 def _run(method: dict[str, str], model, data, *, examples, seed, name, pool, runtime) -> Record:
     """The record of one attack or certifier, and budget, on things that may be made already."""
     template = make_cell(model="mlp", dataset="fashion_mnist_mini", **method, examples=examples, seed=seed)
+    if trains(template.threat):
+        raise UserError(f"attack = '{method['attack']}' is on the training; use poison()")
     model, model_text = _model(model, name)
     given, (data, data_text) = data, _data(data, examples)
     check(model, data)

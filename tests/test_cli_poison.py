@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
+import robustbench_jax as rb
 from robustbench_jax.bench.records import Record
 from robustbench_jax.cli import main
 from robustbench_jax.data import load_dataset
+from robustbench_jax.types import UserError
 
 ARGUMENTS = ("--model", "mlp([16])", "--recipe", "sgd(epochs=2, batch_size=16)", "--budget", "rate(0.2)")
 
@@ -76,3 +78,19 @@ def test_wrong_input_is_one_line_and_exit_code_2(run, arguments, message):
 def test_an_evasion_attack_is_sent_to_its_own_verb(run):
     code, _, said = run("--attack", "fgsm", "--budget", "linf(0.1)", "--model", "mlp([16])")
     assert code == 2 and "belongs to 'evasion'" in said and json.dumps("attack")[1:-1] in said
+
+
+def test_a_poisoning_attack_is_sent_to_its_own_verb(capsys):
+    arguments = ("--model", "cnn", "--dataset", "fashion_mnist_mini", "--budget", "rate(0.1)", "--attack", "badnets")
+    assert main(["attack", *arguments]) == 2 and "is on the training; see the verb poison" in capsys.readouterr().err
+
+
+def test_python_gives_the_record_of_the_command_line(run, tmp_path):
+    _, out, _ = run("--attack", "label_flip", "--json")
+    record = rb.poison("mlp([16])", 'npz("data.npz")', "label_flip", "rate(0.2)", recipe="sgd(epochs=2, batch_size=16)")
+    assert record.id == Record.model_validate_json(out).id
+    assert record.metrics == Record.model_validate_json(out).metrics
+    with pytest.raises(UserError, match="use attack"):
+        rb.poison("mlp([16])", 'npz("data.npz")', "fgsm", "linf(0.1)")
+    with pytest.raises(UserError, match="use poison"):
+        rb.attack("fashion_mnist/clean/standard", "fashion_mnist_mini", "badnets", "rate(0.1)")

@@ -27,6 +27,7 @@ KINDS = {
 }
 METHODS = ("attack", "certifier")  # a cell has one of them
 OF_TRAINING = ("data_defence", "inspection")  # only where the threat is to the training
+USED = {"backdoor": OF_TRAINING, "poisoning": ("data_defence",)}  # by threat
 OPTIONAL = (*METHODS, "model_defence", *OF_TRAINING)  # left out of the id where they are empty
 SEEDS = 2**32  # jax.random.key tells no more apart
 
@@ -111,7 +112,7 @@ def make_cell(**fields: Any) -> Cell:
     written = {name: "" if name in absent else canonical(kind, fields[name]) for name, kind in KINDS.items()}
     made = {name: build(KINDS[name], fields[name]) for name in KINDS if name != "dataset" and name not in absent}
     fields["threat"] = _threat(fields.get("threat"), method, fields[method], made[method], fields["budget"])
-    _check_training(fields, trained)
+    _check_training(fields, trained, made[method])
     return Cell(**fields | written | {"model": canonical_model(fields["model"])})
 
 
@@ -120,17 +121,21 @@ def trains(threat: str) -> bool:
     return bool(entry("threat", threat).facts.get("trains"))
 
 
-def _check_training(fields: dict[str, Any], trained: bool) -> None:
-    """UserError for a trained model where training is attacked, and for what makes sense only there."""
+def _check_training(fields: dict[str, Any], trained: bool, method: Any) -> None:
+    """UserError for a trained model where training is attacked, and for what makes no sense in the cell's threat."""
     threat = fields["threat"]
     if trains(threat) and not trained:
         raise UserError(
             f"'{fields['model']}' is trained already: threat '{threat}' is to the training; name an architecture "
             "such as cnn"
         )
-    for name in OF_TRAINING:
-        if fields.get(name) and not trains(threat):
-            raise UserError(f"{name} = {fields[name]!r}: threat '{threat}' trains nothing; leave it out")
+    unused = [name for name in OF_TRAINING if name not in USED.get(threat, ())]
+    unused += ["model_defence"] if threat == "byzantine" else []
+    for name in unused:
+        if fields.get(name):
+            raise UserError(f"{name} = {fields[name]!r}: threat '{threat}' has no use for it; leave it out")
+    if fields.get("data_defence") and method.access == "train_control":
+        raise UserError(f"data_defence = {fields['data_defence']!r}: the attacker runs the training; leave it out")
 
 
 def with_timeout(certifier: str, seconds: float) -> str:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from robustbench_jax.bench import console, panels, records, runner
-from robustbench_jax.bench.cells import Cell, make_cell, with_timeout
+from robustbench_jax.bench.cells import Cell, make_cell, trains, with_timeout
 from robustbench_jax.bench.collisions import collisions
 from robustbench_jax.bench.verify import as_json, as_text, verify_files
 from robustbench_jax.bench.workshop import Workshop
@@ -14,7 +14,10 @@ from robustbench_jax.types import UserError
 def attack(options: argparse.Namespace) -> int:
     if options.save_images and not options.out:
         raise UserError("--save-images: say with --out where")
-    return _one(options, cell_of(options, attack=options.attack))
+    cell = cell_of(options, attack=options.attack)
+    if trains(cell.threat):
+        raise UserError(f"attack '{cell.method}' is on the training; see the verb poison")
+    return _one(options, cell)
 
 
 def certify(options: argparse.Namespace) -> int:

@@ -71,6 +71,10 @@ def test_inspections_are_compared_with_models_of_clean_data(monkeypatch):
         ({"budget": "rate(2)"}, "rate: p = 2.0 must be from 0 to 1"),
         ({"attack": "badnet"}, "did you mean 'badnets'"),
         ({"attack": "pgd", "budget": "linf(0.1)", "data_defence": "nothing"}, "no data_defence 'nothing'"),
+        ({"attack": "pgd", "budget": "linf(0.1)", "data_defence": "deep_knn"}, "threat 'evasion' has no use for it"),
+        ({"attack": "label_flip", "inspection": "neural_cleanse"}, "threat 'poisoning' has no use for it"),
+        ({"attack": "ipm", "budget": "byzantine(2)", "model_defence": "clp"}, "threat 'byzantine' has no use for it"),
+        ({"attack": "wanet_noise", "data_defence": "deep_knn"}, "the attacker runs the training"),
     ],
 )
 def test_cells_that_cannot_be_run_are_refused(fields, message):
