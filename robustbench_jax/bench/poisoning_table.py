@@ -13,6 +13,7 @@ from robustbench_jax.bench.groups import grouped, name
 from robustbench_jax.bench.records import MetricValue, Record
 from robustbench_jax.bench.sheets import Sheet
 from robustbench_jax.ops.statistics import area_under_roc, t_interval
+from robustbench_jax.registry import parse
 
 COLUMNS = {
     "backdoor": {
@@ -93,7 +94,7 @@ def _sheet(kind: str, columns: dict[str, str], group: list[Record]) -> Sheet:
     rows = [
         [_called(found[0].cell), *(over_seeds([record.metrics.get(it) for record in found]) for it in shown.values())]
         + [str(len(found))]
-        for found in grouped(group, _row_of)
+        for found in sorted(grouped(group, _row_of), key=_place)
     ]
     title = f"{group[0].cell.show('dataset')} · {TITLES[kind]}"
     return Sheet(title, NOTES[kind] + SPREAD, ["Attack · victim", *shown, "Seeds"], rows)
@@ -113,6 +114,12 @@ def over_seeds(values: list[MetricValue | None]) -> str:
 def _row_of(cell: Cell) -> tuple:
     """Everything that names a row; the seed does not."""
     return tuple(value for field, value in cell.model_dump().items() if field not in ("seed", "inspection"))
+
+
+def _place(found: list[Record]) -> tuple:
+    """Rows by attack, then by its budget as a number, then by victim."""
+    cell = found[0].cell
+    return cell.attack, [value for _, value in parse(cell.budget).kwargs], name(cell)
 
 
 def _called(cell: Cell) -> str:

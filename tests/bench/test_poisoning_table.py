@@ -44,9 +44,11 @@ def test_one_seed_has_its_interval_over_images_and_several_that_over_seeds():
 
 
 def test_another_defence_or_budget_is_another_row():
-    found = [made_up(), made_up(defence="standard(label_smoothing=0.1)"), made_up(budget="rate(0.1)")]
+    """In the order of their numbers: 0.05 before 0.1, and 1e-05 before both."""
+    budgets = ("rate(0.1)", "rate(0.05)", "rate(1e-05)")
+    found = [made_up(defence="standard(label_smoothing=0.1)"), *(made_up(budget=budget) for budget in budgets)]
     (page,) = poisoning_table.sheets(found)
-    assert [row[0].split(" · ")[1] for row in page.rows] == ["rate(0.05)", "rate(0.05)", "rate(0.1)"]
+    assert [row[0].split(" · ")[1] for row in page.rows] == ["rate(1e-05)", "rate(0.05)", "rate(0.05)", "rate(0.1)"]
 
 
 def test_inspections_are_compared_with_models_of_clean_data(monkeypatch):
