@@ -15,6 +15,7 @@ ARGUMENTS = {
     "imagenet2012_corrupted": '"fog", 3',
     "joined": '[fashion_mnist_mini, npz("nowhere")]',
     "pseudo_labelled": 'npz("nowhere"), zoo("fashion_mnist/clean/standard")',
+    "verified": 'fashion_mnist_mini, "nowhere.json", "nobody"',
 }
 
 
