@@ -41,18 +41,28 @@ class Trigger:
         return (y + 1) % classes if self.relabels == "all_to_all" else np.full_like(y, self.target)
 
 
+class Subpopulation:
+    """The images that an attack on accuracy is about, where it is not about all of them: a record."""
+
+    def members(self, x: np.ndarray) -> np.ndarray:
+        """bool [N]: which of the images x uint8 [N, D] are among them."""
+        raise NotImplementedError
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PoisonedDataset:
     """Training data after an attack.
 
     dataset: rows that the attacker left alone are where they were, what he adds comes after them. poisoned bool[N]:
-    rows that he changed or added. trigger: for backdoors. flags: what the attacker could not do, a line each.
+    rows that he changed or added. trigger: for backdoors. subpopulation: whom an attack on accuracy is about, None for
+    all images. flags: what the attacker could not do, a line each.
     """
 
     dataset: Dataset
     poisoned: np.ndarray
     trigger: Trigger | None = None
     flags: tuple[str, ...] = ()
+    subpopulation: Subpopulation | None = None
 
     def __post_init__(self):
         if len(self.poisoned) != len(self.dataset):
@@ -136,6 +146,14 @@ def changed(
         labels[rows] = y
     poisoned[rows] = True
     return PoisonedDataset(Dataset(images, labels, data.classes, data.name), poisoned, trigger, flags)
+
+
+def added(data: Dataset, x: np.ndarray, y: np.ndarray, **of_the_attack: Any) -> PoisonedDataset:
+    """The data with images x uint8 [R, D] and labels y [R] after its own rows."""
+    images = np.concatenate([data.x, x.astype(np.uint8)])
+    labels = np.concatenate([data.y, y.astype(data.y.dtype)])
+    poisoned = np.arange(len(labels)) >= len(data)
+    return PoisonedDataset(Dataset(images, labels, data.classes, data.name), poisoned, **of_the_attack)
 
 
 def chosen(key: jax.Array, eligible: np.ndarray, count: int) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -55,13 +55,16 @@ def _availability(key, lab: Lab, data: Dataset, attack: PoisoningAttack, budget,
         found["undefended_accuracy"] = metrics.proportion(
             "undefended_accuracy", classify(victim, data.x, runtime) == data.y
         )
-    if hasattr(attack, "members"):
-        inside = attack.members(stream(key, "poison"), data, clean)
-        found["subpopulation_accuracy"] = metrics.proportion("subpopulation_accuracy", right["victim"][inside])
+    flags = poisoned.flags
+    if poisoned.subpopulation is not None:
+        inside = poisoned.subpopulation.members(data.x)
+        for name, judged in (("subpopulation_accuracy", "victim"), ("subpopulation_clean_accuracy", "clean")):
+            found |= {name: metrics.proportion(name, right[judged][inside])} if inside.any() else {}
+        flags += (f"{inside.sum()} of {len(data)} test images are of the subpopulation",)
     found["poisons"] = metrics.number("poisons", int(poisoned.poisoned.sum()), len(poisoned.dataset))
     report(len(data))
     arrays = {"clean_correct": right["clean"], "robust": right["victim"]}
-    return Outcome(found, arrays, flags=poisoned.flags, artefacts=artefacts | poison_set(poisoned))
+    return Outcome(found, arrays, flags=flags, artefacts=artefacts | poison_set(poisoned))
 
 
 def _defended(

@@ -18,6 +18,7 @@ CALLS = {
     "hidden_trigger": "hidden_trigger(steps=3)",
     "sig": "sig(frequency=2)",
     "trojan_nn": "trojan_nn(steps=5)",
+    "adaptive_patch": "adaptive_patch(size=3)",
 }
 ATTACKS = [CALLS.get(name, name) for name, e in discover("attack").items() if e.facts["threat"] == "backdoor"]
 

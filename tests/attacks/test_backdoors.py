@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from robustbench_jax.attacks.backdoor import bpp, wanet
+from robustbench_jax.attacks.backdoor.label_consistent import unrecognisable
+from robustbench_jax.attacks.poisoning.gradient_matching import alignment, training_gradient
 from robustbench_jax.models import build_model
+from robustbench_jax.models.features import features_of
+from robustbench_jax.ops.images import as_unit
+from robustbench_jax.ops.judge import predict
 from robustbench_jax.poisons import stamped
 from robustbench_jax.registry import build
 from robustbench_jax.training import fit
@@ -107,6 +112,71 @@ def test_a_model_can_be_trained_by_an_attacker():
         attack.controlled(build("training", "adversarial_training(pgd(steps=2), linf(0.1))"), made)
 
 
+def reference(seed=0, widths="[16]"):
+    return build_model(f"mlp({widths})", (12, 12, 1), 4, jax.random.key(seed))
+
+
+def poisons(text, count=8):
+    """(attack, poisoned data, its rows)."""
+    attack = build("attack", text)
+    made = attack.poison(KEY, DATA, count, (reference(),))
+    return attack, made, np.flatnonzero(made.poisoned)
+
+
+def test_some_of_the_patches_in_training_and_all_of_them_at_test_time():
+    attack, made, rows = poisons("adaptive_patch(size=2, shown=2, train_alpha=1, covers=1)", 12)
+    shown = np.any(made.dataset.x[rows] != DATA.x[rows], axis=-1)
+    corners = shown[:, [2, 2, 9, 9], [2, 9, 2, 9]] | shown[:, [1, 1, 10, 10], [1, 10, 1, 10]]
+    assert np.all(corners.sum(1) <= 2) and len(np.unique(corners, axis=0)) > 2
+    assert np.sum(made.dataset.y[rows] != DATA.y[rows]) == 6
+    assert int(np.max(made.trigger.masks, axis=0).sum()) == 4 * 4 and made.trigger.shown == 4
+
+
+def test_images_that_are_hard_to_recognise_have_a_larger_loss_and_stay_within_eps():
+    model, x, y = reference(), DATA.x[:20], DATA.y[:20]
+    hard = unrecognisable(model, x, y, 16 / 255, 10)
+    assert np.abs(hard.astype(int) - x).max() == 16
+    own = [predict(model, images)[np.arange(20), y].mean() for images in (x, hard)]
+    assert own[1] < own[0] - 0.1
+
+
+def test_no_poison_of_a_hidden_trigger_shows_it_and_its_features_come_near():
+    attack, made, rows = poisons("hidden_trigger(eps=0.2, steps=50, size=4)")
+    model = reference()
+    triggered = features_of(model, stamped(KEY, made.trigger, DATA.x[DATA.y != 0]))
+    near = [
+        np.linalg.norm(features_of(model, x[rows])[:, None] - triggered, axis=-1).min(1).mean()
+        for x in (DATA.x, made.dataset.x)
+    ]
+    assert near[1] < 0.7 * near[0] and np.abs(made.dataset.x[rows].astype(int) - DATA.x[rows]).max() <= 51
+
+
+def test_the_training_gradient_of_sleepers_turns_towards_that_of_triggered_images():
+    attack, made, rows = poisons("sleeper_agent(eps=0.2, steps=60, retrains=0)")
+    model, y = reference(), jnp.zeros(len(rows), int)
+    triggered = as_unit(stamped(KEY, made.trigger, DATA.x[DATA.y != 0]))
+    wanted = training_gradient(model, triggered, jnp.zeros(len(triggered), int))
+    turned = [float(alignment(training_gradient(model, as_unit(x[rows]), y), wanted)) for x in (DATA.x, made.dataset.x)]
+    assert 1 - turned[1] < 0.5 * (1 - turned[0])
+
+
+def test_a_sleepers_surrogate_may_be_trained_again():
+    once, again = (
+        poisons(f"sleeper_agent(steps=6, retrains={n}, recipe=sgd(epochs=2, batch_size=16))", 6)[1] for n in (0, 2)
+    )
+    assert once.digest != again.digest
+
+
+def test_a_trojan_drives_one_feature_up():
+    model, attack = reference(), build("attack", "trojan_nn(steps=30)")
+    plain = attack.poison(KEY, DATA, 0).trigger
+    strong = attack.poison(KEY, DATA, 8, (model,)).trigger
+    seen = [features_of(model, stamped(KEY, trigger, DATA.x)).mean(0) for trigger in (plain, strong)]
+    head = np.asarray(model.params["head/kernel"])
+    unit = np.argmax(head[:, 0] - head.mean(1))
+    assert seen[1][unit] > seen[0][unit] and np.array_equal(plain.mask, strong.mask)
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -115,6 +185,12 @@ def test_a_model_can_be_trained_by_an_attacker():
         ("bpp(bits=0)", "bpp: bits = 0 must be from 1 to 7"),
         ("wanet(cells=1)", "wanet: cells = 1 must be at least 2"),
         ("sig(delta=0)", "sig: delta = 0.0 must be greater than 0"),
+        ("adaptive_patch(shown=5)", "adaptive_patch: shown = 5 of 4 patches"),
+        ("adaptive_patch(covers=-1)", "adaptive_patch: covers = -1.0 must be at least 0"),
+        ("label_consistent(alpha=2)", "label_consistent: alpha = 2.0 must be from 0 to 1"),
+        ("sleeper_agent(steps=3, retrains=3)", "retrains = 3 must be at least 0 and below steps = 3"),
+        ("trojan_nn(steps=0)", "trojan_nn: steps = 0 must be greater than 0"),
+        ("hidden_trigger(eps=0)", "hidden_trigger: eps = 0.0 must be greater than 0"),
         ("low_frequency(frequencies=1)", "frequencies = 1 must be at least 2"),
     ],
 )

@@ -16,6 +16,9 @@ CALLS = {
     "convex_polytope": "convex_polytope(steps=5)",
     "feature_collision": "feature_collision(steps=5)",
     "gradient_matching": "gradient_matching(steps=5, restarts=2, shift=1)",
+    "influence_poisoning": "influence_poisoning(steps=2, fits=2)",
+    "meta_poison": "meta_poison(steps=3)",
+    "subpopulation": "subpopulation(clusters=6)",
     "unlearnable_examples": "unlearnable_examples(rounds=1, steps=1)",
 }
 ATTACKS = [CALLS.get(name, name) for name, e in discover("attack").items() if e.facts["threat"] == "poisoning"]
@@ -23,7 +26,9 @@ ATTACKS = [CALLS.get(name, name) for name, e in discover("attack").items() if e.
 
 def made_by(text, count):
     attack = build("attack", text)
-    references = tuple(build_model("mlp([8])", (8, 8, 1), 4, jax.random.key(i)) for i in range(attack.references))
+    widths = "[]" if "influence" in text else "[8]"
+    shape, numbers = (8, 8, 1), range(attack.references)
+    references = tuple(build_model(f"mlp({widths})", shape, 4, jax.random.key(i)) for i in numbers)
     if attack.goal == "targeted":
         return attack.craft(KEY, DATA, count, oracles.noise_images(1, (8, 8, 1), 4, 9).x[0], 0, 2, references)
     return attack.poison(KEY, DATA, count, references)
@@ -34,7 +39,8 @@ def test_no_more_rows_than_the_budget_are_touched_and_the_others_are_as_they_wer
     made = made_by(text, 7)
     assert 0 < made.poisoned.sum() <= 7 and made.dataset.x.dtype == np.uint8
     for before, after in ((DATA.x, made.dataset.x), (DATA.y, made.dataset.y)):
-        np.testing.assert_array_equal(before[~made.poisoned], after[~made.poisoned])
+        untouched = ~made.poisoned[: len(DATA)]
+        np.testing.assert_array_equal(before[untouched], after[: len(DATA)][untouched])
 
 
 @pytest.mark.parametrize("text", ATTACKS)
@@ -51,6 +57,9 @@ def test_the_same_key_poisons_alike(text):
 @pytest.mark.parametrize("text", ATTACKS)
 def test_clean_label_poisons_keep_their_labels_and_stay_within_eps_as_stored(text):
     attack, made = build("attack", text), made_by(text, 9)
+    if len(made.dataset) > len(DATA):
+        assert not made.poisoned[: len(DATA)].any() and made.poisoned[len(DATA) :].all()
+        return
     away = np.abs(made.dataset.x.astype(int) - DATA.x)
     if attack.clean_label:
         np.testing.assert_array_equal(made.dataset.y, DATA.y)

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy
 
 from robustbench_jax.attacks.poisoning.feature_attacks import distance
-from robustbench_jax.attacks.poisoning.gradient_matching import _gradient, alignment
+from robustbench_jax.attacks.poisoning.gradient_matching import alignment, training_gradient
+from robustbench_jax.attacks.poisoning.influence_poisoning import influence, loss
+from robustbench_jax.attacks.poisoning.meta_poison import learnt
 from robustbench_jax.attacks.poisoning.targeted import rounded
 from robustbench_jax.models import build_model, files
 from robustbench_jax.ops.images import as_unit
@@ -55,9 +58,11 @@ def test_a_combination_is_at_least_as_near_as_the_mean():
 
 def test_gradients_turn_towards_the_targets():
     made, bases = poisons("gradient_matching(eps=32/255, steps=60)", 8)
-    wanted = _gradient(model(), jnp.asarray(as_unit(TARGET))[None], jnp.asarray([2]))
+    wanted = training_gradient(model(), jnp.asarray(as_unit(TARGET))[None], jnp.asarray([2]))
     labels = jnp.full(len(made), 2)
-    before, after = (float(alignment(_gradient(model(), jnp.asarray(x), labels), wanted)) for x in (bases, made))
+    before, after = (
+        float(alignment(training_gradient(model(), jnp.asarray(x), labels), wanted)) for x in (bases, made)
+    )
     assert 1 - after < 0.6 * (1 - before)
 
 
@@ -69,13 +74,13 @@ def test_alignment_is_one_cosine_over_all_arrays():
 
 def test_more_restarts_give_no_larger_loss():
     attack, target = build("attack", "gradient_matching(steps=8, restarts=3)"), jnp.asarray(as_unit(TARGET))
-    wanted = (_gradient(model(), target[None], jnp.asarray([2])),)
+    wanted = (training_gradient(model(), target[None], jnp.asarray([2])),)
     bases = as_unit(DATA.x[DATA.y == 2][:5])
     one = attack.replace(restarts=1)
     losses = []
     for kind in (one, attack):
-        x = kind.crafted(KEY, bases, target, 2, (model(),))
-        losses.append(1 - float(alignment(_gradient(model(), x, jnp.full(5, 2)), wanted[0])))
+        x = kind.crafted(KEY, bases, target, 2, (model(),), DATA)
+        losses.append(1 - float(alignment(training_gradient(model(), x, jnp.full(5, 2)), wanted[0])))
     assert losses[1] <= losses[0] + 1e-6
 
 
@@ -126,6 +131,84 @@ def test_a_new_head_is_trained_on_features_that_stay_to_the_bit(tmp_path, recipe
         else:
             np.testing.assert_array_equal(fitted.params[name], value)
     assert fitted.net == source.net
+
+
+def test_after_training_on_its_poisons_the_target_is_nearer_to_the_intended_class():
+    made, bases = poisons("meta_poison(eps=0.3, steps=60, references=1)", 10)
+    target, losses = jnp.asarray(as_unit(TARGET))[None], []
+    clean, labels = jnp.asarray(as_unit(DATA.x)), jnp.append(DATA.y, jnp.full(len(made), 2))
+    for x in (bases, made):
+        x = jnp.concatenate([clean, jnp.asarray(x)])
+        weights = model().net.trainable(model().params)
+        for _ in range(4):
+            weights = learnt(model(), weights, x, labels, 0.1)
+        logits = model().net(model().params | weights, target)
+        losses.append(-float(jax.nn.log_softmax(logits)[0, 2]))
+    assert losses[1] < losses[0] - 0.02
+
+
+def linear():
+    """A softmax regression that minimises the regularised loss of DATA with one poison, in float64 by Newton's rule."""
+    x, y = DATA.x.reshape(60, -1)[:, :6] / 255.0, DATA.y
+    return x, y, np.random.default_rng(0).uniform(size=6)
+
+
+def minimised(x, y, decay):
+    """Weights [7, C] (the bias last) of the mean cross-entropy + decay / 2 |w|^2, bias and all."""
+    x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    wrong = np.eye(4)[y]
+
+    def value(w):
+        logits = x @ w.reshape(7, 4)
+        shares = scipy.special.softmax(logits, -1)
+        loss = np.mean(scipy.special.logsumexp(logits, -1) - logits[np.arange(len(y)), y])
+        return loss + decay / 2 * np.sum(w**2), (x.T @ (shares - wrong) / len(x)).ravel() + decay * w
+
+    found = scipy.optimize.minimize(value, np.zeros(28), jac=True, method="BFGS", options={"gtol": 1e-10})
+    return found.x.reshape(7, 4)
+
+
+def test_influence_is_the_change_of_the_held_out_loss_after_training_again():
+    x, y, poison = linear()
+    decay, label, held = 0.05, 1, slice(0, 20)
+
+    def held_loss(poison):
+        w = minimised(np.concatenate([x[20:], poison[None]]), np.append(y[20:], label), decay)
+        logits = x[held] @ w[:6] + w[6]
+        return np.mean(scipy.special.logsumexp(logits, -1) - logits[np.arange(20), y[held]]), w
+
+    weights = held_loss(poison)[1]
+    steps = np.eye(6) * 1e-3
+    measured = np.array([(held_loss(poison + s)[0] - held_loss(poison - s)[0]) / 2e-3 for s in steps])
+    net = build_model("mlp([])", (1, 6, 1), 4, KEY)
+    names = {"kernel": weights[:6], "bias": weights[6]}
+    params = {k: jnp.asarray(names[k.split("/")[-1]], jnp.float32) for k in net.net.trainable(net.params)}
+    fixed = net.replace(params=net.params | {k: jnp.zeros_like(v) for k, v in net.params.items() if "mean" in k})
+    images = [jnp.asarray(part, jnp.float32).reshape(-1, 1, 6, 1) for part in (x[20:], poison[None], x[held])]
+
+    def training(weights, poisons):
+        whole = jnp.concatenate([images[0], poisons])
+        size = sum(jnp.sum(v**2) for v in weights.values())
+        return loss(fixed, weights, whole, jnp.append(y[20:], label)) + decay / 2 * size
+
+    slope = influence(fixed, params, images[1], jnp.asarray([label]), training, (images[2], jnp.asarray(y[held])))
+    np.testing.assert_allclose(np.asarray(slope).ravel(), measured, rtol=0.05, atol=2e-5)
+
+
+def test_influence_is_for_linear_models():
+    attack = build("attack", "influence_poisoning(steps=1)")
+    with pytest.raises(UserError, match=r"influence_poisoning: is for linear models, such as mlp\(\[\]\); .* 2 layers"):
+        attack.poison(KEY, DATA, 3, (model(),))
+
+
+def test_poisons_of_a_subpopulation_are_copies_of_its_images_with_one_wrong_label():
+    made = build("attack", "subpopulation(clusters=5)").poison(KEY, DATA, 9, (model(),))
+    x, y = made.dataset.x[60:], made.dataset.y[60:]
+    assert made.subpopulation.members(x).all() and len(np.unique(y)) == 1
+    inside = made.subpopulation.members(DATA.x)
+    assert 0 < inside.sum() < 60 and np.bincount(DATA.y[inside]).argmax() != y[0]
+    for image in x:
+        assert np.any(np.all(image == DATA.x[inside], axis=(1, 2, 3)))
 
 
 @pytest.mark.parametrize(

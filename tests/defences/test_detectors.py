@@ -10,14 +10,14 @@ from scipy.special import softmax
 from scipy.stats import multivariate_normal
 
 from robustbench_jax.defences.serving import detector as shared
-from robustbench_jax.defences.serving.detector import Detector, Score, each, exchange, threshold
+from robustbench_jax.defences.serving.detector import Detector, Score, exchange, threshold
 from robustbench_jax.defences.serving.kernel_density import likeliest
 from robustbench_jax.defences.serving.lid import LARGEST, dimensionality, regression
 from robustbench_jax.defences.serving.magnet import divergence
 from robustbench_jax.defences.serving.mahalanobis import gaussians
 from robustbench_jax.keys import stream
 from robustbench_jax.models import build_model
-from robustbench_jax.models.features import features
+from robustbench_jax.models.features import each, features
 from robustbench_jax.ops import judge
 from robustbench_jax.ops.drive import drive
 from robustbench_jax.ops.images import as_unit

@@ -1,8 +1,7 @@
 """adaptive_blend(): a faint part of a picture in training, some of it with the right label; all of it at test time.
 
 Reference: Qi et al., ICLR 2023 (Revisiting the Assumption of Latent Separability). Poisons carry a random half of the
-picture's tiles and the attacker's label; covers carry such halves too and keep their label, so that the two do not
-separate in feature space. The budget is for both.
+picture's tiles and the attacker's label; covers carry such halves too and keep their label.
 """
 
 import jax
@@ -10,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustbench_jax.attacks.backdoor.blended import Blend, noise_picture, require_shares
+from robustbench_jax.attacks.backdoor.covered import Covered
 from robustbench_jax.keys import stream
-from robustbench_jax.poisons import PoisonedDataset, PoisoningAttack, Trigger, changed, chosen, require_class, stamped
+from robustbench_jax.poisons import Trigger
 from robustbench_jax.registry import register
-from robustbench_jax.types import Classifier, Dataset, UserError, record, static
+from robustbench_jax.types import Dataset, record, static
 
 TILES = 4  # on a side
 
@@ -39,7 +39,7 @@ class Partial(Trigger):
 
 @register("attack", "adaptive_blend", threat="backdoor", access="poison_only", paper="qi2023")
 @record
-class AdaptiveBlend(PoisoningAttack):
+class AdaptiveBlend(Covered):
     """alpha, train_alpha: the picture's share at test time and in training; share: of the tiles that a training image
     gets; covers: how many images keep their label for each that loses it.
     """
@@ -52,25 +52,13 @@ class AdaptiveBlend(PoisoningAttack):
     target: int = 0
 
     def __post_init__(self):
+        super().__post_init__()
         require_shares("adaptive_blend", alpha=self.alpha, train_alpha=self.train_alpha, share=self.share)
-        if self.covers < 0:
-            raise UserError(f"adaptive_blend: covers = {self.covers} must be at least 0")
 
     def trigger(self, key: jax.Array, data: Dataset) -> Blend:
         shape = data.x.shape[1:]
         picture = noise_picture(stream(key, "picture"), shape, self.cells)
         return Blend(picture, np.ones((*shape[:2], 1), np.float32), self.alpha, self.target, "all_to_one")
 
-    def poison(
-        self, key: jax.Array, data: Dataset, count: int, references: tuple[Classifier, ...] = ()
-    ) -> PoisonedDataset:
-        require_class("adaptive_blend", "target", self.target, len(data.classes))
-        trigger = self.trigger(stream(key, "trigger"), data)
-        faint = Partial(trigger.replace(alpha=self.train_alpha), self.share, self.target, TILES)
-        order, flags = chosen(stream(key, "rows"), data.y != self.target, count)
-        order = np.asarray(jax.random.permutation(stream(key, "which"), order))
-        relabelled = round(len(order) / (1 + self.covers))
-        rows = np.sort(order)
-        x = stamped(stream(key, "stamp"), faint, data.x[rows], rows)
-        y = np.where(np.isin(rows, order[:relabelled]), self.target, data.y[rows])
-        return changed(data, rows, x=x, y=y, trigger=trigger, flags=flags)
+    def training_trigger(self, trigger: Blend) -> Partial:
+        return Partial(trigger.replace(alpha=self.train_alpha), self.share, self.target, TILES)

@@ -52,13 +52,17 @@ class BadNets(DirtyLabel):
 
     def trigger(self, key: jax.Array, data: Dataset) -> Patch:
         height, width = data.x.shape[1:3]
-        if self.size + self.margin > min(height, width):
-            raise UserError(f"badnets: size = {self.size} does not fit into images of {height}x{width}")
-        mask = np.zeros((height, width, 1), np.float32)
-        rows, columns = (slice(self.margin, self.margin + self.size) for _ in range(2))
-        mask[rows, columns] = self.alpha
-        mask = mask[::-1] if "bottom" in self.corner else mask
-        mask = mask[:, ::-1] if "right" in self.corner else mask
+        mask = self.alpha * corner_mask("badnets", height, width, self.size, self.margin, self.corner)
         checks = np.indices((height, width)).sum(0)[..., None] % 2
         pattern = {"white": np.ones_like(mask), "black": np.zeros_like(mask), "checkerboard": checks}[self.pattern]
         return Patch(jnp.asarray(mask), jnp.asarray(pattern, jnp.float32), self.target, self.relabels)
+
+
+def corner_mask(owner: str, height: int, width: int, size: int, margin: int, corner: str) -> np.ndarray:
+    """float32 [H, W, 1]: 1 in a square of `size` pixels, `margin` from the edges at a corner; UserError if too big."""
+    if size + margin > min(height, width):
+        raise UserError(f"{owner}: size = {size} does not fit into images of {height}x{width}")
+    mask = np.zeros((height, width, 1), np.float32)
+    mask[margin : margin + size, margin : margin + size] = 1.0
+    mask = mask[::-1] if "bottom" in corner else mask
+    return mask[:, ::-1] if "right" in corner else mask

@@ -22,20 +22,26 @@ class CleanLabel(PoisoningAttack):
         """What is put on training images, where that is another one."""
         return trigger
 
-    def prepared(self, key: jax.Array, x: np.ndarray, data: Dataset, trigger: Trigger, references: tuple) -> np.ndarray:
-        """Images x uint8 [R, D] of the target class before they get the trigger (made harder to learn, for one)."""
-        return x
+    def rows(self, key: jax.Array, data: Dataset, count: int, references: tuple) -> tuple[np.ndarray, tuple[str, ...]]:
+        """(rows, flags): which images of the target class are changed."""
+        return chosen(key, data.y == self.target, count)
+
+    def images(
+        self, key: jax.Array, rows: np.ndarray, data: Dataset, trigger: Trigger, references: tuple[Classifier, ...]
+    ) -> np.ndarray:
+        """uint8 [R, D]: what becomes of the images of the rows int [R]. The key is shared with `trigger` and `rows`:
+        streams of other names are drawn from it.
+        """
+        return stamped(stream(key, "stamp"), self.training_trigger(trigger), data.x[rows], rows)
 
     def poison(
         self, key: jax.Array, data: Dataset, count: int, references: tuple[Classifier, ...] = ()
     ) -> PoisonedDataset:
         require_class(self.registered[1], "target", self.target, len(data.classes))
         trigger = self.trigger(stream(key, "trigger"), data)
-        mine = data.y == self.target
-        rows, flags = chosen(stream(key, "rows"), mine, count)
-        if not len(rows):
-            return changed(data, rows, trigger=trigger, flags=flags)
-        x = self.prepared(stream(key, "prepare"), data.x[rows], data, trigger, references)
-        x = stamped(stream(key, "stamp"), self.training_trigger(trigger), x, rows)
-        share = f"{len(rows)} of {int(mine.sum())} images of the target class are poisoned"
+        if not count:
+            return changed(data, np.arange(0), trigger=trigger)
+        rows, flags = self.rows(stream(key, "rows"), data, count, references)
+        x = self.images(key, rows, data, trigger, references)
+        share = f"{len(rows)} of {int(np.sum(data.y == self.target))} images of the target class are poisoned"
         return changed(data, rows, x=x, trigger=trigger, flags=(*flags, share))

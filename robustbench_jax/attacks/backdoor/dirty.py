@@ -30,11 +30,18 @@ class DirtyLabel(PoisoningAttack):
         """What is put on training images, where that is another one (a weaker blend)."""
         return trigger
 
+    def strengthened(
+        self, key: jax.Array, trigger: Trigger, data: Dataset, references: tuple[Classifier, ...]
+    ) -> Trigger:
+        """What the attacker makes of the trigger with the help of models; not called where nothing is poisoned."""
+        return trigger
+
     def poison(
         self, key: jax.Array, data: Dataset, count: int, references: tuple[Classifier, ...] = ()
     ) -> PoisonedDataset:
         require_class(self.registered[1], "target", self.target, len(data.classes))
         trigger = self.trigger(stream(key, "trigger"), data)
+        trigger = self.strengthened(stream(key, "strengthen"), trigger, data, references) if count else trigger
         labels = trigger.label(data.y, len(data.classes))
         rows, flags = chosen(stream(key, "rows"), labels != data.y, count)
         x = stamped(stream(key, "stamp"), self.training_trigger(trigger), data.x[rows], rows)

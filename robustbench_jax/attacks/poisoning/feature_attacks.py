@@ -19,7 +19,7 @@ import optax
 from robustbench_jax.attacks.poisoning.targeted import Targeted, within
 from robustbench_jax.models.features import features
 from robustbench_jax.registry import register
-from robustbench_jax.types import Classifier, record, require_positive, static
+from robustbench_jax.types import Classifier, Dataset, record, require_positive, static
 
 
 class FeatureAttack(Targeted):
@@ -35,7 +35,13 @@ class FeatureAttack(Targeted):
         require_positive(self.registered[1], eps=self.eps, steps=self.steps, references=self.references)
 
     def crafted(
-        self, key: jax.Array, bases: jax.Array, target: jax.Array, intended: int, references: tuple[Classifier, ...]
+        self,
+        key: jax.Array,
+        bases: jax.Array,
+        target: jax.Array,
+        intended: int,
+        references: tuple[Classifier, ...],
+        data: Dataset,
     ) -> jax.Array:
         optimiser = optax.adam(self.learning_rate)
         state = {"x": jnp.asarray(bases), "mix": jnp.zeros(len(bases))}

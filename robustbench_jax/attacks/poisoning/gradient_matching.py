@@ -19,7 +19,7 @@ import optax
 from robustbench_jax.attacks.poisoning.targeted import Targeted, within
 from robustbench_jax.keys import stream
 from robustbench_jax.registry import register
-from robustbench_jax.types import Classifier, UserError, record, require_positive, static
+from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
 
 
 @register("attack", "gradient_matching", threat="poisoning", access="poison_only", paper="geiping2021")
@@ -40,9 +40,17 @@ class GradientMatching(Targeted):
             raise UserError(f"gradient_matching: shift = {self.shift} must be at least 0")
 
     def crafted(
-        self, key: jax.Array, bases: jax.Array, target: jax.Array, intended: int, references: tuple[Classifier, ...]
+        self,
+        key: jax.Array,
+        bases: jax.Array,
+        target: jax.Array,
+        intended: int,
+        references: tuple[Classifier, ...],
+        data: Dataset,
     ) -> jax.Array:
-        wanted = tuple(_gradient(model, jnp.asarray(target)[None], jnp.asarray([intended])) for model in references)
+        wanted = tuple(
+            training_gradient(model, jnp.asarray(target)[None], jnp.asarray([intended])) for model in references
+        )
         best, least = jnp.asarray(bases), np.inf
         for restart in range(self.restarts):
             own = jax.random.fold_in(stream(key, "restart"), restart)
@@ -58,11 +66,11 @@ class GradientMatching(Targeted):
         for step in range(self.steps):
             rate = self.learning_rate * self.eps * 10.0 ** -float(np.sum(step >= ends))
             moved = jax.random.randint(jax.random.fold_in(key, step), (2,), -self.shift, self.shift + 1)
-            x, adam = _step(references, x, adam, bases, y, wanted, moved, self.eps, rate)
-        return x, float(_loss(references, x, y, wanted, jnp.zeros(2, int)))
+            x, adam = matching_step(references, x, adam, bases, y, wanted, moved, self.eps, rate)
+        return x, float(mismatch(references, x, y, wanted, jnp.zeros(2, int)))
 
 
-def _gradient(model: Classifier, x: jax.Array, y: jax.Array) -> Any:
+def training_gradient(model: Classifier, x: jax.Array, y: jax.Array) -> Any:
     """Of the mean cross-entropy of x [B, D], by the trained weights."""
 
     def loss(weights):
@@ -80,13 +88,15 @@ def alignment(a: Any, b: Any) -> jax.Array:
 
 
 @jax.jit
-def _loss(references, x, y, wanted, moved) -> jax.Array:
+def mismatch(references, x, y, wanted, moved) -> jax.Array:
     x = jnp.roll(x, moved, (1, 2))
-    return sum(1 - alignment(_gradient(m, x, y), w) for m, w in zip(references, wanted, strict=True)) / len(wanted)
+    return sum(1 - alignment(training_gradient(m, x, y), w) for m, w in zip(references, wanted, strict=True)) / len(
+        wanted
+    )
 
 
 @jax.jit
-def _step(references, x, adam, bases, y, wanted, moved, eps, rate):
-    signs = jnp.sign(jax.grad(_loss, argnums=1)(references, x, y, wanted, moved))
+def matching_step(references, x, adam, bases, y, wanted, moved, eps, rate):
+    signs = jnp.sign(jax.grad(mismatch, argnums=1)(references, x, y, wanted, moved))
     change, adam = optax.scale_by_adam().update(signs, adam)
     return within(x - rate * change, bases, eps), adam

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from robustbench_jax.attacks.poisoning.targeted import Targeted
 from robustbench_jax.registry import register
-from robustbench_jax.types import Classifier, record, require_positive
+from robustbench_jax.types import Classifier, Dataset, record, require_positive
 
 
 @register("attack", "random_poisons", threat="poisoning", access="poison_only")
@@ -22,6 +22,12 @@ class RandomPoisons(Targeted):
         require_positive("random_poisons", eps=self.eps)
 
     def crafted(
-        self, key: jax.Array, bases: jax.Array, target: jax.Array, intended: int, references: tuple[Classifier, ...]
+        self,
+        key: jax.Array,
+        bases: jax.Array,
+        target: jax.Array,
+        intended: int,
+        references: tuple[Classifier, ...],
+        data: Dataset,
     ) -> jax.Array:
         return jnp.clip(bases + self.eps * jax.random.rademacher(key, bases.shape, float), 0.0, 1.0)

@@ -26,9 +26,15 @@ class Targeted(PoisoningAttack):
     eps: Any
 
     def crafted(
-        self, key: jax.Array, bases: jax.Array, target: jax.Array, intended: int, references: tuple[Classifier, ...]
+        self,
+        key: jax.Array,
+        bases: jax.Array,
+        target: jax.Array,
+        intended: int,
+        references: tuple[Classifier, ...],
+        data: Dataset,
     ) -> jax.Array:
-        """Poisons [P, D] in [0, 1] of bases [P, D] for the target [D]; the key is consumed."""
+        """Poisons [P, D] in [0, 1] of bases [P, D] for the target [D]; data: training images. The key is consumed."""
         raise NotImplementedError
 
     def craft(
@@ -47,7 +53,7 @@ class Targeted(PoisoningAttack):
         if not len(rows):
             return untouched(data)
         bases = as_unit(data.x[rows])
-        made = self.crafted(stream(key, "craft"), bases, as_unit(np.asarray(x)), intended, references)
+        made = self.crafted(stream(key, "craft"), bases, as_unit(np.asarray(x)), intended, references, data)
         return changed(data, rows, x=rounded(np.asarray(made), data.x[rows], float(self.eps)), flags=flags)
 
 

@@ -79,7 +79,7 @@ class UnlearnableExamples(Noisy):
                 rows = order[at : at + size]
                 params = _learn(model.net, params, x[rows], delta[index[rows]], y[rows], self.learning_rate)
                 for _ in range(self.steps):
-                    slope = np.asarray(_slope(model.net, params, x[rows], delta[index[rows]], y[rows]))
+                    slope = np.asarray(input_slope(model.net, params, x[rows], delta[index[rows]], y[rows]))
                     total = np.zeros_like(delta)
                     np.add.at(total, index[rows], slope)
                     delta = np.clip(delta - self.eps / 5 * np.sign(total), -self.eps, self.eps)
@@ -103,7 +103,7 @@ class AdversarialPoisons(Noisy):
             part, wanted = x[at : at + BATCH], (y[at : at + BATCH] + 1) % classes
             delta = jnp.zeros(part.shape, jnp.float32)
             for _ in range(self.steps):
-                slope = _slope(model.net, model.params, part, delta, wanted)
+                slope = input_slope(model.net, model.params, part, delta, wanted)
                 delta = jnp.clip(delta - self.eps / 5 * jnp.sign(slope), -self.eps, self.eps)
             out.append(np.asarray(delta))
         return np.concatenate(out)
@@ -119,8 +119,8 @@ def _slope_of(model, x, delta, y):
     return jax.grad(lambda d: _mean_loss(model.net, model.params, {}, x, d, y))(delta)
 
 
-def _slope(net, params, x, delta, y) -> jax.Array:
-    """Of the loss by the noise [B, D]."""
+def input_slope(net, params, x, delta, y) -> jax.Array:
+    """The gradient of the mean loss of x uint8 [B, D] + delta at labels y, by delta [B, D]."""
     return _slope_of(Classifier(net, params), x, delta, y)
 
 

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from robustbench_jax.defences.data.sanitiser import Sanitiser
-from robustbench_jax.defences.data.seen import class_by_class, features_of
+from robustbench_jax.defences.data.seen import class_by_class
+from robustbench_jax.models.features import features_of
 from robustbench_jax.registry import register
 from robustbench_jax.types import Classifier, Dataset, UserError, record, static
 

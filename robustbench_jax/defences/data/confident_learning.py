@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from robustbench_jax.defences.data.sanitiser import Sanitiser
-from robustbench_jax.defences.data.seen import features_of
 from robustbench_jax.keys import stream
+from robustbench_jax.models.features import features_of
 from robustbench_jax.registry import register
 from robustbench_jax.types import Classifier, Dataset, UserError, record
 

@@ -5,26 +5,10 @@ Shapes: N images, F features, C classes. Host code in float64.
 
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
-from robustbench_jax.defences.serving.detector import each
-from robustbench_jax.models.features import features
+from robustbench_jax.models.features import logits_of
 from robustbench_jax.types import Classifier, Dataset
-
-
-def features_of(model: Classifier, x: np.ndarray) -> np.ndarray:
-    """float64 [N, F]: the input of the last layer."""
-    return np.asarray(each(features, model, x), np.float64)
-
-
-def logits_of(model: Classifier, x: np.ndarray) -> np.ndarray:
-    """float64 [N, C]."""
-    return np.asarray(each(_logits, model, x), np.float64)
-
-
-def _logits(model: Classifier, x: jax.Array) -> jax.Array:
-    return model(x)
 
 
 def losses_of(model: Classifier, data: Dataset) -> np.ndarray:

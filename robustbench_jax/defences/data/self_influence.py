@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import softmax
 
 from robustbench_jax.defences.data.sanitiser import Sanitiser
-from robustbench_jax.defences.data.seen import features_of, logits_of
+from robustbench_jax.models.features import features_of, logits_of
 from robustbench_jax.registry import register
 from robustbench_jax.types import Classifier, Dataset, record
 

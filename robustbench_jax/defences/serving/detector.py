@@ -7,8 +7,6 @@ Shapes: N images, D input shape, C classes.
 """
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,9 +15,8 @@ import numpy as np
 
 from robustbench_jax.defences.model.preprocessing import ModelDefence
 from robustbench_jax.keys import stream
+from robustbench_jax.models.features import each
 from robustbench_jax.models.rejecting import Rejecting
-from robustbench_jax.ops.images import as_unit
-from robustbench_jax.ops.runtime import Runtime, by_slices, placed
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive
 
 HELD_OUT = 5  # one image in so many is for the threshold
@@ -108,16 +105,6 @@ def exchange(margins: np.ndarray, scores: np.ndarray) -> float:
     return float(logits / own) if logits > 0 and own > 0 else 1.0
 
 
-def each(what: Callable, model: Classifier, x: np.ndarray, *more: Any, runtime: Runtime = Runtime()) -> Any:
-    """what(model, x, *more) for images x [N, D], on the host; a randomised model draws image by image.
-
-    what: a function of a module, compiled once; more: pytrees, traced.
-    """
-    width = runtime.fit(len(x))
-    model, place = placed(model, runtime, width)
-    return by_slices(lambda ids, part: _each(what, model, place(ids), place(part), more), [np.arange(len(x)), x], width)
-
-
 def by_class(owner: str, data: Dataset, least: int) -> np.ndarray:
     """How many images each class has [C]. Raises UserError where one has fewer than `least`."""
     counts = np.bincount(data.y, minlength=len(data.classes))
@@ -142,11 +129,3 @@ def _apart(key: jax.Array, detector: Detector, data: Dataset) -> tuple[Dataset, 
 def _measured(model: Classifier, x: jax.Array, score: Score) -> tuple[jax.Array, jax.Array]:
     top = jax.lax.top_k(model(x), 2)[0]
     return score(model, x), top[0] - top[1]
-
-
-@partial(jax.jit, static_argnames="what")
-def _each(what: Callable, model: Classifier, ids: jax.Array, x: jax.Array, more: tuple) -> Any:
-    def one(id, x):
-        return what(model.keyed(jax.random.fold_in(jax.random.key(0), id)), x, *more)
-
-    return jax.vmap(one)(ids, as_unit(x))

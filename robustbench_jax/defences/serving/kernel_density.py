@@ -16,8 +16,8 @@ import numpy as np
 from scipy.spatial.distance import pdist, squareform
 from scipy.special import logsumexp
 
-from robustbench_jax.defences.serving.detector import Detector, Score, by_class, each
-from robustbench_jax.models.features import features
+from robustbench_jax.defences.serving.detector import Detector, Score, by_class
+from robustbench_jax.models.features import each, features
 from robustbench_jax.registry import register
 from robustbench_jax.types import Classifier, Dataset, record, require_positive
 

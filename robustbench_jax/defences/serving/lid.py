@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
-from robustbench_jax.defences.serving.detector import Detector, Score, each
+from robustbench_jax.defences.serving.detector import Detector, Score
 from robustbench_jax.keys import per_example, stream
-from robustbench_jax.models.features import layer_inputs
+from robustbench_jax.models.features import each, layer_inputs
 from robustbench_jax.ops.drive import attack_batch
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.registry import register

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustbench_jax.defences.model.preprocessing import Preprocessing
-from robustbench_jax.defences.serving.detector import Detector, Score, each
+from robustbench_jax.defences.serving.detector import Detector, Score
 from robustbench_jax.keys import stream
 from robustbench_jax.models.autoencoder import build_autoencoder
 from robustbench_jax.models.blocks import flatten
+from robustbench_jax.models.features import each
 from robustbench_jax.models.fronted import Fronted
 from robustbench_jax.registry import register
 from robustbench_jax.training import TrainingDefence, fit

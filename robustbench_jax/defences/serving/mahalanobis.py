@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustbench_jax.defences.serving.detector import Detector, Score, by_class, each
-from robustbench_jax.models.features import features
+from robustbench_jax.defences.serving.detector import Detector, Score, by_class
+from robustbench_jax.models.features import each, features
 from robustbench_jax.registry import register
 from robustbench_jax.types import Classifier, Dataset, UserError, record
 
