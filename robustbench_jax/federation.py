@@ -30,7 +30,7 @@ EVERY = 20  # steps between two looks at the loss
 class ByzantineAttack:
     """What f colluding clients send. They see all honest vectors (after momentum) and know the server's rule.
 
-    flips: they send honest vectors of images with wrong labels, and `send` is not called.
+    flips: they send vectors of images with wrong labels, `boost` times as long, and `send` is not called.
     """
 
     registered: tuple[str, str]
@@ -45,6 +45,10 @@ class ByzantineAttack:
     @property
     def budgets(self) -> tuple[str, ...]:
         return ("byzantine",)
+
+    def boost(self, n: int, f: int) -> float:
+        """By what f of n clients that flip labels lengthen what they send."""
+        return 1.0
 
     def send(self, key: jax.Array, honest: jax.Array, f: int, aggregate: Callable) -> jax.Array:
         """[f, d] of honest vectors [n - f, d]; aggregate(vectors [n, d]) -> [d] is the server's rule."""
@@ -176,7 +180,9 @@ def _step(
     )
     momenta = momentum * server.momenta + (1 - momentum) * gradients
     sent = momenta
-    if attack is not None and f and not attack.flips:
+    if attack is not None and f and attack.flips:
+        sent = momenta.at[n - f :].multiply(attack.boost(n, f))
+    elif attack is not None and f:
         rule_key = stream(key, "rule")
         lies = attack.send(
             stream(key, "attack"), momenta[: n - f], f, lambda v: rule.aggregate(rule_key, v, declared, server.centre)

@@ -110,7 +110,8 @@ class TrainingDefence:
     def combine(
         self, key: jax.Array, objective: Callable, weights: Any, batch: tuple, memory: Any
     ) -> tuple[Any, Any, Any]:
-        """(gradients, aux, memory) of objective(weights, batch) -> (loss, aux); batch is (clean, x, y).
+        """(gradients, aux, memory) of objective(weights, batch) -> (loss, aux); batch is (clean, x, y); the
+        defence may replace y by shares of the classes [B, C], which its objective then gets.
 
         aux: (params, loss, accuracy), where accuracy is that on the first copy of the batch in x.
         """
@@ -379,7 +380,8 @@ def _update(key, state: Fit, clean, x, y, defence, *, net, recipe: Recipe, total
         logits, params = net.train(state.params | weights, x, stream(key, "dropout"))
         model = Classifier(net, state.params | weights)
         loss = defence.objective(stream(key, "objective"), model, clean, x, logits, y, progress)
-        return loss, (params, loss, jnp.mean(jnp.argmax(logits[: len(y)], -1) == y))
+        labels = y if y.ndim == 1 else jnp.argmax(y, -1)
+        return loss, (params, loss, jnp.mean(jnp.argmax(logits[: len(y)], -1) == labels))
 
     gradients, (params, loss, accuracy), memory = defence.combine(
         stream(key, "combine"), objective, weights, (clean, x, y), state.memory

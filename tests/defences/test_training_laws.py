@@ -13,6 +13,7 @@ from robustbench_jax.types import Dataset, UserError
 
 SHORT = "pgd(steps=1)"
 CALLS = {  # quick ones; a defence that is not here is called by its name alone
+    "abl": "abl(early=1, isolated=0.1)",
     "ard": f"ard(attack={SHORT}, budget=linf(0.1))",
     "adversarial_training": f"adversarial_training({SHORT}, linf(0.1))",
     "avg_at": f"avg_at([linf(0.1), l2(0.5)], {SHORT})",

@@ -28,6 +28,8 @@ BYZFL = {  # byzfl 0.0.11 on a copy of `vectors()`, f = 2 (its Clipping and ARC 
     "centred_clipping(1.0)": [-0.145412, 0.190136, 0.040439, 0.349653, 0.30099],
 }
 
+CAF = [-0.295304, 0.16978, -0.162857, 0.225755, 0.23098]  # with 3,000 steps of it in the place of one
+
 
 def vectors(n: int = 11, d: int = 5) -> np.ndarray:
     v = np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
@@ -54,6 +56,10 @@ def test_multi_krum_keeps_two_vectors_fewer_than_byzfl():
     np.testing.assert_allclose(theirs, [-0.312894, 0.215872, -0.175968, 0.177102, 0.121303], atol=2e-6)
     own = v[np.argsort(np.sort(away, 1)[:, 1:8].sum(1))[:7]].mean(0)
     np.testing.assert_allclose(aggregate("multi_krum", v), own, atol=2e-6)
+
+
+def test_the_filter_is_byzfls_with_its_power_iteration_run_to_the_end():
+    np.testing.assert_allclose(aggregate("caf", vectors()), CAF, atol=2e-6)
 
 
 @pytest.mark.parametrize("text", [text for text in RULES if "bucketing" not in text])

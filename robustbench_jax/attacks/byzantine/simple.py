@@ -1,9 +1,11 @@
-"""Lies that need no knowledge of the rule: honest (none), sign_flip, gaussian_vectors, client_label_flip, mimic.
+"""Lies that need no knowledge of the rule: honest (none), sign_flip, gaussian_vectors, client_label_flip,
+model_replacement, mimic.
 
 References: sign flip and Gaussian vectors as in Blanchard et al., NeurIPS 2017, and Li et al., AAAI 2019,
 arXiv:1811.03761 (RSA). Label flip: class c becomes C - 1 - c, as in Allen-Zhu et al., ICLR 2021, arXiv:2012.14368.
-Mimic: Karimireddy, He & Jaggi, ICLR 2022, arXiv:2006.09365: all send what one honest client sends, which over-weights
-its data.
+Model replacement: Bagdasaryan et al., AISTATS 2020, arXiv:1807.00459: vectors of wrong labels, so long that the mean of
+all is moved by them as if there were no others. Mimic: Karimireddy, He & Jaggi, ICLR 2022, arXiv:2006.09365: all send
+what one honest client sends, which over-weights its data.
 Departs from the paper: mimic copies the first honest client, not the one along the largest variance.
 Shapes: h honest vectors of d numbers, f sent.
 """
@@ -61,6 +63,17 @@ class ClientLabelFlip(ByzantineAttack):
     """Honest training on labels C - 1 - c."""
 
     flips = True
+
+
+@register("attack", "model_replacement", threat="byzantine", access="none", paper="bagdasaryan2020")
+@record
+class ModelReplacement(ByzantineAttack):
+    """As client_label_flip, n / f times as long."""
+
+    flips = True
+
+    def boost(self, n: int, f: int) -> float:
+        return n / f
 
 
 @register("attack", "mimic", threat="byzantine", access="gradients", paper="karimireddy2022")

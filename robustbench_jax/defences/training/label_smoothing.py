@@ -40,6 +40,8 @@ class LabelSmoothing(WrappedTraining):
         return self.smoothed(inner, y, logits.shape[-1])
 
     def smoothed(self, loss: Callable, y: jax.Array, classes: int) -> jax.Array:
-        """The mean of loss(labels [B]) over labels that are smoothed by `amount`."""
+        """The mean of loss(labels [B]) over labels smoothed by `amount`; shares [B, C] are smoothed themselves."""
+        if y.ndim > 1:
+            return loss((1 - self.amount) * y + self.amount / classes)
         every = jax.vmap(lambda label: loss(jnp.full_like(y, label)))(jnp.arange(classes))
         return (1 - self.amount) * loss(y) + self.amount * jnp.mean(every)
