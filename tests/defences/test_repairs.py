@@ -13,6 +13,7 @@ from robustbench_jax.defences.repair.clp import channel_norms, outstanding
 from robustbench_jax.defences.repair.fine_pruning import awake, chosen_mask, pruned
 from robustbench_jax.defences.repair.ft_sam import adaptive_ascent
 from robustbench_jax.defences.repair.i_bau import PULL, hypergradient
+from robustbench_jax.defences.repair.mode_connectivity import bezier
 from robustbench_jax.defences.repair.nad import attention, attention_distance
 from robustbench_jax.defences.repair.repair import split, subset
 from robustbench_jax.defences.repair.unlearning import NeuralCleanseUnlearning, Recovered, with_triggers
@@ -32,12 +33,14 @@ CALLS = {
     "fine_tuning": f"fine_tuning({RECIPE})",
     "ft_sam": f"ft_sam(0.1, {RECIPE})",
     "i_bau": "i_bau(rounds=1, steps=2, ascent=2, batch=16)",
+    "mode_connectivity": f"mode_connectivity(0.5, {RECIPE}, {RECIPE})",
     "nad": f"nad(1.0, {RECIPE}, {RECIPE})",
     "neural_cleanse_unlearning": f"neural_cleanse_unlearning(neural_cleanse(epochs=2, batch=16), recipe={RECIPE})",
 }
 IDENTITIES = [
     "fine_tuning(None)",
     "ft_sam(recipe=None)",
+    "mode_connectivity(t=0, recipe=None)",
     "nad(teacher=None, recipe=None)",
     "i_bau(rounds=0)",
     "clp(1000.0)",
@@ -303,3 +306,19 @@ def test_two_trusted_parts_need_an_image_each():
 def test_bad_arguments_are_named(text):
     with pytest.raises(UserError, match="must be"):
         build("model_defence", text)
+
+
+def test_a_path_begins_and_ends_where_it_says_and_is_trained_between():
+    model, data = planted()
+    tuning = "sgd(epochs=2, batch_size=16, learning_rate=0.05)"
+    ends = [
+        build("model_defence", f"mode_connectivity({t}, {tuning}, {tuning})").protect(KEY, model, data) for t in (0, 1)
+    ]
+    for name, value in model.net.trainable(model.params).items():
+        np.testing.assert_allclose(ends[0].params[name], value, atol=1e-6)
+    middle = build("model_defence", f"mode_connectivity(0.5, {tuning}, {tuning})").protect(KEY, model, data)
+    assert any(np.any(middle.params[k] != (v + ends[1].params[k]) / 2) for k, v in ends[0].params.items())
+    a, b, c = ({"w": jnp.asarray(float(v))} for v in (1, 5, 3))
+    assert float(bezier(a, b, c, 0.5)["w"]) == 0.25 * 1 + 0.5 * 5 + 0.25 * 3
+    with pytest.raises(UserError, match="mode_connectivity: t = 2.0 must be from 0 to 1"):
+        build("model_defence", "mode_connectivity(2)")

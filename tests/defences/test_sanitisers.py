@@ -8,6 +8,8 @@ import pytest
 
 from robustbench_jax.defences.data.activation_clustering import two_means
 from robustbench_jax.defences.data.deep_knn import neighbours
+from robustbench_jax.defences.data.roni import impact
+from robustbench_jax.defences.data.scan import gain
 from robustbench_jax.defences.data.spectral_signatures import outlying
 from robustbench_jax.defences.data.spectre import entropy_scores, whitened
 from robustbench_jax.models import build_model
@@ -19,7 +21,7 @@ from robustbench_jax.types import Dataset, UserError
 
 KEY = jax.random.key(0)
 CLASSES, EACH, BAD = 4, 60, 12
-CALLS = {"deep_knn": "deep_knn(k=15)", "spectre": "spectre(rank=8)"}
+CALLS = {"deep_knn": "deep_knn(k=15)", "scan": "scan(components=8)", "spectre": "spectre(rank=8)"}
 SANITISERS = [CALLS.get(name, name) for name in discover("data_defence")]
 
 
@@ -50,9 +52,9 @@ def trained(kind: str):
 
 
 def scores(text: str, kind: str, rows=slice(None)) -> np.ndarray:
-    model, data, _ = trained(kind)
-    data = Dataset(data.x[rows], data.y[rows], data.classes, data.name)
-    return build("data_defence", text).score(KEY, model, data, data.take(20))
+    model, data, bad = trained(kind)
+    trusted, data = (Dataset(data.x[r], data.y[r], data.classes, data.name) for r in (np.flatnonzero(~bad)[:60], rows))
+    return build("data_defence", text).score(KEY, model, data, trusted)
 
 
 @pytest.mark.parametrize("text", SANITISERS)
@@ -84,6 +86,8 @@ def test_what_is_removed_is_a_share_or_what_the_rule_accuses(text):
         ("spectral_signatures", "patch", 0.95),
         ("spectre(rank=8)", "patch", 0.9),
         ("activation_clustering", "patch", 0.95),
+        ("scan(components=8)", "patch", 0.95),
+        ("roni", "flip", 0.95),
         ("deep_knn(k=15)", "flip", 0.95),
         ("loss_filtering", "flip", 0.95),
         ("confident_learning", "flip", 0.95),
@@ -132,6 +136,36 @@ def test_two_means_find_the_smaller_of_two_groups():
     assert share == 0.2 and np.all(closeness[80:] > 0) and np.all(closeness[:80] < 0)
 
 
+def test_scan_need_not_accuse_a_class():
+    data, _ = clusters("patch", seed=3)
+    clean = data.y != 0
+    rest = Dataset(data.x[clean], data.y[clean], data.classes, "rest")
+    sanitiser = build("data_defence", "scan(components=8)")
+    assert not sanitiser.removed(sanitiser.score(KEY, trained("patch")[0], rest, rest), rest).any()
+
+
+def test_two_groups_gain_what_their_means_explain():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(50, 3)) + np.outer(np.arange(50) < 10, [5, 0, 0])
+    closeness = np.where(np.arange(50) < 10, 1.0, -1.0)
+    apart = points[:10].mean(0) - points[10:].mean(0)
+    np.testing.assert_allclose(gain(points, closeness), 10 * 40 / 50 * apart @ apart)
+
+
+def test_the_impact_of_an_image_is_that_of_training_with_it():
+    rng = np.random.default_rng(0)
+    x, held, added = rng.normal(size=(12, 4)), rng.normal(size=(9, 4)), rng.normal(size=(5, 4))
+    y, wanted, labels = (np.eye(3)[rng.integers(0, 3, n)] for n in (12, 9, 5))
+
+    def loss(x, y):
+        weights = np.linalg.solve(x.T @ x + 0.3 * np.eye(4), x.T @ y)
+        return np.sum((held @ weights - wanted) ** 2) / 9
+
+    one = [np.concatenate([x, added[[i]]]) for i in range(5)]
+    expected = [loss(one[i], np.concatenate([y, labels[[i]]])) - loss(x, y) for i in range(5)]
+    np.testing.assert_allclose(impact(x, y, held, wanted, added, labels, 0.3), expected)
+
+
 def test_neighbours_are_those_of_brute_force():
     values = np.random.default_rng(0).normal(size=(50, 4))
     away = np.linalg.norm(values[:, None] - values, axis=-1) + np.diag(np.full(50, np.inf))
@@ -156,6 +190,8 @@ def test_whitening_is_round_inside_and_entropy_scores_reach_along_the_widest_dir
         ("activation_clustering(size=0.6)", "size = 0.6 must be above 0 and at most 0.5"),
         ("deep_knn(k=0)", "deep_knn: k = 0 must be at least 1"),
         ("loss_filtering('left')", "side = 'left'; there are: high, low"),
+        ("scan(components=0)", "scan: components = 0 must be at least 1"),
+        ("roni(splits=0)", "roni: splits = 0 must be greater than 0"),
         ("confident_learning(folds=1)", "folds = 1 must be at least 2"),
     ],
 )
