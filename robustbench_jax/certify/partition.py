@@ -31,7 +31,20 @@ BUDGETS = ("count",)
 
 
 class ByVotes(Certifier):
-    """What is elected by votes of an ensemble's models."""
+    """What is elected by votes of an ensemble's models. trained_by: the defence that makes such an ensemble."""
+
+    trained_by = "partitioned(partitions=50)"
+
+    def fits(self, net: Ensemble) -> bool:
+        """Whether the ensemble is of the kind that it certifies."""
+        return not net.draws
+
+    def radii(self, logits: np.ndarray, net: Ensemble) -> tuple[np.ndarray, np.ndarray]:
+        """(classes [B], radii [B]) of images from the logits [B, M, C] of all models; -1 for nothing certified."""
+        shifts = offsets(net.models, net.spread)
+        found = [self.elected(each, shifts) for each in logits]
+        prediction, radius = (np.array(values) for values in zip(*found, strict=True))
+        return prediction, radius
 
     def elected(self, logits: np.ndarray, shifts: np.ndarray) -> tuple[int, int]:
         """(class, radius) of one image from the logits [M, C] of all models."""
@@ -54,14 +67,13 @@ class ByVotes(Certifier):
         evidence: votes int [B, C]. Raises UserError for what is no ensemble of partitions.
         """
         name = self.registered[1]
-        if not isinstance(model.net, Ensemble):
-            raise UserError(f"{name} certifies what defence partitioned trained, e.g. partitioned(partitions=50)")
+        if not isinstance(model.net, Ensemble) or not self.fits(model.net):
+            made = self.trained_by.partition("(")[0]
+            raise UserError(f"{name} certifies what defence {made} trained, e.g. {self.trained_by}")
         if not len(x):
             return Certificate.empty(0)
         logits = np.asarray(by_slices(lambda part: _members(model, as_unit(part)), [x], min(64, len(x))))
-        shifts = offsets(model.net.models, model.net.spread)
-        found = [self.elected(each, shifts) for each in logits]
-        prediction, radius = (np.array(values) for values in zip(*found, strict=True))
+        prediction, radius = self.radii(logits, model.net)
         right = prediction == y
         report(len(x))
         votes = np.stack([np.bincount(each.argmax(-1), minlength=each.shape[-1]) for each in logits])

@@ -19,12 +19,15 @@ from robustbench_jax.types import Classifier
 class Ensemble:
     """net of a Classifier whose params are the inner net's, stacked along a first axis [M].
 
-    spread: how many of the M models see each training image.
+    spread: how many of the M models see each training image, where images are dealt out by content. draws, examples:
+    where they are drawn instead, how many of how many, with replacement, each model was trained on; 0 for dealt out.
     """
 
     inner: Net
     models: int
     spread: int = 1
+    draws: int = 0
+    examples: int = 0
 
     def __call__(self, params: Any, x: jax.Array) -> jax.Array:
         """Votes float32 [C] for one image x [D]."""
@@ -40,10 +43,10 @@ class Ensemble:
         return {}
 
     def description(self) -> dict[str, int]:
-        return {"models": self.models, "spread": self.spread}
+        return {"models": self.models, "spread": self.spread, "draws": self.draws, "examples": self.examples}
 
 
-def empty(model: Classifier, models: int, spread: int) -> Classifier:
+def empty(model: Classifier, models: int, spread: int, draws: int = 0, examples: int = 0) -> Classifier:
     """An ensemble of the model's shapes."""
     params = {k: jax.ShapeDtypeStruct((models, *v.shape), v.dtype) for k, v in model.params.items()}
-    return Classifier(Ensemble(model.net, models, spread), params)
+    return Classifier(Ensemble(model.net, models, spread, draws, examples), params)

@@ -163,7 +163,7 @@ def test_an_ensemble_is_read_back_as_it_was_written(tmp_path):
     model = trained(data())
     files.save(tmp_path / "m", model, files.describe(model, "mlp([6])", (4, 4, 1), 3))
     loaded, description = files.load(tmp_path / "m")
-    assert description["ensemble"] == {"models": 4, "spread": 1} and loaded.net == model.net
+    assert description["ensemble"] == {"models": 4, "spread": 1, "draws": 0, "examples": 0} and loaded.net == model.net
     np.testing.assert_array_equal(classify(loaded, data().x), classify(model, data().x))
 
 

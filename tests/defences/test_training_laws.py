@@ -18,6 +18,7 @@ CALLS = {  # quick ones; a defence that is not here is called by its name alone
     "adversarial_training": f"adversarial_training({SHORT}, linf(0.1))",
     "avg_at": f"avg_at([linf(0.1), l2(0.5)], {SHORT})",
     "awp": "awp(standard)",
+    "bagged": "bagged(models=2, draws=6, steps=3)",
     "e_at": f"e_at([linf(0.1), l1(1)], {SHORT})",
     "fast_at": "fast_at(align=0.1)",
     "federated": "federated(mean, clients=2)",

@@ -11,7 +11,6 @@ Shapes: M models, S images of the largest, B batch.
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +21,13 @@ from flax import nnx
 from robustbench_jax.keys import stream
 from robustbench_jax.learning_curve import Curve, Progress, Report, silent
 from robustbench_jax.models.ensemble import Ensemble
+from robustbench_jax.models.net import Params
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.partitions import parts
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
 from robustbench_jax.training import TrainingDefence, gains
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
-
-EVERY = 20
 
 
 @register("training", "partitioned", paper="levine2021", surrogate="standard")
@@ -57,37 +55,54 @@ class Partitioned(TrainingDefence):
         report: Report = silent,
     ) -> tuple[Classifier, Curve]:
         """A run that was killed begins anew."""
-        if any(isinstance(node, nnx.BatchNorm) for _, node in nnx.iter_graph(model.net.module(model.params))):
-            raise UserError("partitioned: no batch norm: models share no statistics; take e.g. mlp or cnn")
         count = self.partitions * self.spread
         rows = parts(data.x, data.y, count, self.spread)
-        sizes = np.array([len(own) for own in rows])
-        most = max(int(sizes.max()), 1)
-        rows = np.stack([np.resize(own, most) if len(own) else np.zeros(most, int) for own in rows])
-        width = count if gains(TrainingDefence(), model) else 1
-        fitted, losses = [], []
-        for at in range(0, count, width):
-            some = slice(at, min(at + width, count))
-            params, measured = self._some(key, model, data, recipe, np.arange(count)[some], rows[some], sizes[some])
-            fitted.append(params)
-            losses.append(measured)
-            report(Progress(min(at + width, count), count, *measured))
-        params = {name: jnp.concatenate([part[name] for part in fitted]) for name in model.params}
-        loss, right = (float(np.mean([m[i] for m in losses])) for i in (0, 1))
-        curve = Curve((loss,), (right,), None, None, kept=1, steps=self.steps)
+        params, curve = fit_ensemble("partitioned", key, model, data, recipe, rows, self.steps, report)
         return Classifier(Ensemble(model.net, count, self.spread), params), curve
 
-    def _some(self, key, model: Classifier, data: Dataset, recipe: Recipe, numbers, rows, sizes) -> tuple[dict, Any]:
-        """(params [M', ...], (loss, accuracy) of the last steps) of the models of these numbers."""
-        keys = jax.vmap(lambda i: jax.random.fold_in(stream(key, "model"), i))(jnp.asarray(numbers))
-        params = jax.tree.map(lambda v: jnp.broadcast_to(v, (len(numbers), *v.shape)), model.params)
-        optimiser = jax.vmap(recipe.optimiser(self.steps).init)(model.net.trainable(params))
-        x, y = jnp.asarray(data.x[rows]), jnp.asarray(data.y[rows])
-        for step in range(self.steps):
-            params, optimiser, measured = _step(
-                keys, step, params, optimiser, x, y, jnp.asarray(sizes), net=model.net, recipe=recipe, steps=self.steps
-            )
-        return params, [float(jnp.mean(value)) for value in measured]
+
+def fit_ensemble(
+    owner: str,
+    key: jax.Array,
+    model: Classifier,
+    data: Dataset,
+    recipe: Recipe,
+    rows: list[np.ndarray],
+    steps: int,
+    report: Report,
+) -> tuple[Params, Curve]:
+    """(params stacked [M, ...], curve) of M models, each trained for `steps` on its own rows alone, from the weights of
+    `model`. Raises UserError for batch norm, whose statistics nobody would train.
+    """
+    if any(isinstance(node, nnx.BatchNorm) for _, node in nnx.iter_graph(model.net.module(model.params))):
+        raise UserError(f"{owner}: no batch norm: models share no statistics; take e.g. mlp or cnn")
+    count, sizes = len(rows), np.array([len(own) for own in rows])
+    most = max(int(sizes.max()), 1)
+    rows = np.stack([np.resize(own, most) if len(own) else np.zeros(most, int) for own in rows])
+    width = count if gains(TrainingDefence(), model) else 1
+    fitted, losses = [], []
+    for at in range(0, count, width):
+        some = slice(at, min(at + width, count))
+        params, measured = _some(key, model, data, recipe, np.arange(count)[some], rows[some], sizes[some], steps)
+        fitted.append(params)
+        losses.append(measured)
+        report(Progress(min(at + width, count), count, *measured))
+    loss, right = (float(np.mean([m[i] for m in losses])) for i in (0, 1))
+    params = {name: jnp.concatenate([part[name] for part in fitted]) for name in model.params}
+    return params, Curve((loss,), (right,), None, None, kept=1, steps=steps)
+
+
+def _some(key, model: Classifier, data: Dataset, recipe: Recipe, numbers, rows, sizes, steps: int):
+    """(params [M', ...], [loss, accuracy] of the last step) of the models of these numbers."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(stream(key, "model"), i))(jnp.asarray(numbers))
+    params = jax.tree.map(lambda v: jnp.broadcast_to(v, (len(numbers), *v.shape)), model.params)
+    optimiser = jax.vmap(recipe.optimiser(steps).init)(model.net.trainable(params))
+    x, y, sizes = jnp.asarray(data.x[rows]), jnp.asarray(data.y[rows]), jnp.asarray(sizes)
+    for step in range(steps):
+        params, optimiser, measured = _step(
+            keys, step, params, optimiser, x, y, sizes, net=model.net, recipe=recipe, steps=steps
+        )
+    return params, [float(jnp.mean(value)) for value in measured]
 
 
 @partial(jax.jit, static_argnames=("net", "recipe", "steps"))
