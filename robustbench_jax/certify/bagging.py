@@ -5,8 +5,8 @@ that most of all possible models vote for; bounds of the votes' shares are Clopp
 classes at once (Bonferroni).
 Let k images be drawn of n; after poisoning of n', of which m are as before. Draws from those m alone are the same under
 both, (n / n')^k times as likely, and have the shares (m / n)^k and (m / n')^k. So the class of share p keeps a share of
-at least (p - 1 + (m / n)^k) (n / n')^k, another one of share q gets at most q (n / n')^k + 1 - (m / n')^k, and the class
-stays where p - q > 1 + (n' / n)^k - 2 (m / n)^k.
+at least (p - 1 + (m / n)^k) (n / n')^k, another one of share q gets at most q (n / n')^k + 1 - (m / n')^k, and the
+class stays where p - q > 1 + (n' / n)^k - 2 (m / n)^k.
 As elsewhere adding or removing an image counts 1, replacing one 2; a flipped label counts 1, and is the same to these
 models as a replaced image. Of r poisons the worst are a added and r - a flipped ones, for some a.
 Shapes: B images, M models, C classes.
