@@ -9,13 +9,16 @@ from robustbench_jax.bench import console
 from robustbench_jax.bench.records import write_whole
 from robustbench_jax.data import SPLITS, load_dataset
 from robustbench_jax.data import manifest as manifests
+from robustbench_jax.data.drift import drift
 from robustbench_jax.types import UserError
 
 PASSWORD = "ROBUSTBENCH_KEY_PASSWORD"
 
 
 def manifest(options: argparse.Namespace) -> int:
-    """--new-key makes a key, --key and --out sign, --verify and --public check. 1 where the data differ."""
+    """--new-key makes a key, --key and --out sign, --verify and --public check, --against looks for drift. 1 where the
+    data differ.
+    """
     password = os.environ.get(PASSWORD, "")
     if options.new_key:
         manifests.new_key(options.new_key, password)
@@ -26,8 +29,10 @@ def manifest(options: argparse.Namespace) -> int:
     splits = {split: load_dataset(options.dataset, split) for split in SPLITS}
     if options.verify:
         return _verify(options, splits)
+    if options.against:
+        return _drift(options, splits)
     if not (options.out and options.key):
-        raise UserError("manifest: give --key and --out to sign, or --verify and --public to check")
+        raise UserError("manifest: give --key and --out to sign, --verify and --public to check, or --against")
     content = manifests.signed(manifests.manifest(splits), manifests.private_key(options.key, password))
     write_whole(Path(options.out), lambda file: file.write(json.dumps(content).encode() + b"\n"))
     for split, data in splits.items():
@@ -49,3 +54,16 @@ def _verify(options: argparse.Namespace, splits) -> int:
     if not any(found):
         console.say(f"{options.verify}: signature and all {sum(map(len, splits.values()))} examples verify")
     return 1 if any(found) else 0
+
+
+def _drift(options: argparse.Namespace, splits) -> int:
+    drifted = False
+    for split, data in splits.items():
+        found = drift(data, load_dataset(options.against, split))
+        drifted |= found.found()
+        said = "DRIFTED" if found.found() else "no drift"
+        console.say(
+            f"{split}: {said}: p = {found.images:.3g} of the images (MMD^2 {found.mmd:.3g}, {found.compared} of each), "
+            f"p = {found.labels:.3g} of the labels"
+        )
+    return 1 if drifted else 0

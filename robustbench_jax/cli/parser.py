@@ -122,6 +122,7 @@ def _manifest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="M", help="write the signed manifest there")
     parser.add_argument("--verify", metavar="M", help="compare the dataset with this manifest")
     parser.add_argument("--public", metavar="F", help="the public key that must have signed it")
+    parser.add_argument("--against", metavar="D", help="look for drift from this trusted dataset, split by split")
 
 
 def _leaderboard(parser: argparse.ArgumentParser) -> None:

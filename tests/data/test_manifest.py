@@ -122,6 +122,7 @@ def test_duplicates_and_contradictions_are_counted(place):
         (("--dataset", 'npz("data.npz")', "--verify", "m.json"), "say with --public whose key"),
         (("--dataset", 'npz("data.npz")', "--verify", "no.json", "--public", "me.pub"), "cannot read no.json"),
         (("--dataset", 'npz("data.npz")', "--key", "m.json", "--out", "n.json"), "is no private key"),
+        (("--dataset", 'npz("data.npz")', "--against", "fashion_mnist_mini"), "drift: images"),
         ((), "the following arguments are required: --dataset"),
     ],
 )
