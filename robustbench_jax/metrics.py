@@ -4,168 +4,12 @@ Proportions carry the exact 95% interval (Clopper-Pearson), means the percentile
 denominator is 0 the value is None, never NaN.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.stats import binom
 
-from robustbench_jax.ops.statistics import area_under_roc, bootstrap_mean, clopper_pearson
+from robustbench_jax.definitions import DEFINITIONS
+from robustbench_jax.ops.statistics import area_under_roc, bootstrap_mean, clopper_pearson, roc
 from robustbench_jax.types import Metric
-
-
-@dataclass(frozen=True)
-class Definition:
-    """What a number means. better: "higher" or "lower", for the defender."""
-
-    text: str
-    denominator: str
-    better: str
-
-
-DEFINITIONS = {
-    "clean_accuracy": Definition("share of images that the model classifies correctly", "all images", "higher"),
-    "robust_accuracy": Definition(
-        "share of images that the model classifies correctly and that the attack, within the budget, does "
-        "not make it misclassify",
-        "all images",
-        "higher",
-    ),
-    "attack_success_rate": Definition(
-        "share of correctly classified images on which the attack reaches its goal",
-        "correctly classified images",
-        "lower",
-    ),
-    "perturbation_size": Definition(
-        "mean norm of x_adv - x, in the budget's norm, over successful attacks", "successful attacks", "higher"
-    ),
-    "median_size": Definition(
-        "median over correctly classified images of the smallest perturbation found, in the budget's measure; "
-        "none within the budget counts as infinite",
-        "correctly classified images",
-        "higher",
-    ),
-    "rejected_clean": Definition(
-        "share of clean images that get no answer, though the model's answer would have been right: false positives",
-        "images whose likeliest class is the right one",
-        "lower",
-    ),
-    "rejected_attacked": Definition(
-        "share of attacked images that get no answer as the attack hands them in, whether or not they fool the model "
-        "else: the detection rate, where the attack knows of no detector",
-        "attacked images",
-        "higher",
-    ),
-    "detection_auc": Definition(
-        "area under the ROC curve of the detector's score: the probability that an attacked image scores higher than a "
-        "clean one, ties counting half; interval by bootstrap over images",
-        "images whose likeliest class is the right one, clean, and those attacked",
-        "higher",
-    ),
-    "certified_accuracy": Definition(
-        "share of images that the model classifies correctly and of which the certifier proves that no point of the "
-        "budget changes that",
-        "all images",
-        "higher",
-    ),
-    "average_certified_radius": Definition(
-        "mean of the largest radius, in the budget's norm, at which an image is certified; 0 where the model is wrong "
-        "or abstains",
-        "all images",
-        "higher",
-    ),
-    "median_certified_radius": Definition(
-        "the largest radius (number of poisons) at which at least half of all images are certified; 0 for none",
-        "all images",
-        "higher",
-    ),
-    "undecided": Definition(
-        "share of images that the model classifies correctly and that are neither certified nor broken by an "
-        "adversarial example",
-        "all images",
-        "lower",
-    ),
-    "failure_probability": Definition(
-        "probability, for each image, that its certificate is wrong; 0 for a proof", "all images", "lower"
-    ),
-    "corrupted_accuracy": Definition(
-        "share of images that the model classifies correctly after the corruption, whatever it made of the clean one",
-        "all images",
-        "higher",
-    ),
-    "distortion": Definition(
-        "mean root mean square change of a pixel by the corruption, pixels from 0 to 1", "all images", "lower"
-    ),
-    "failed_checks": Definition(
-        "number of signs of masked gradients, or of an attack that is too weak, among the checks that apply",
-        "checks that apply",
-        "lower",
-    ),
-    "backdoor_success_rate": Definition(
-        "share of images that are given the attacker's label when they carry the trigger (attack success rate, ASR)",
-        "images that do not have the attacker's label",
-        "lower",
-    ),
-    "triggered_accuracy": Definition(
-        "share of images that are classified correctly although they carry the trigger (robust accuracy, RA)",
-        "images that do not have the attacker's label",
-        "higher",
-    ),
-    "clean_model_accuracy": Definition(
-        "share of images that a model of the same seed classifies correctly, trained on clean data",
-        "all images",
-        "higher",
-    ),
-    "clean_model_success_rate": Definition(
-        "the attack's success rate on a model of the same seed, trained on clean data: what it is by chance",
-        "as of the success rate",
-        "lower",
-    ),
-    "undefended_accuracy": Definition(
-        "share of images that the victim classifies correctly before data or model are cleaned", "all images", "higher"
-    ),
-    "undefended_success_rate": Definition(
-        "the attack's success rate on the victim before data or model are cleaned", "as of the success rate", "lower"
-    ),
-    "defence_effectiveness": Definition(
-        "(1 + max(0, fall of the success rate) - max(0, fall of clean accuracy)) / 2, both by the defence (defence "
-        "effectiveness rating, DER): 1 ends the attack for nothing, 0.5 does nothing",
-        "all images",
-        "higher",
-    ),
-    "poisons": Definition("number of training images that the attacker changed or added", "training images", "higher"),
-    "poisons_removed": Definition("share of poisons that are left out of training (TPR)", "poisons", "higher"),
-    "clean_removed": Definition("share of clean images that are left out of training (FPR)", "clean images", "lower"),
-    "poison_auc": Definition(
-        "area under the ROC curve of the data defence's score: the probability that a poison scores higher than a "
-        "clean training image, ties counting half",
-        "training images",
-        "higher",
-    ),
-    "anomaly_score": Definition("how suspicious the inspection finds the model", "one model", "higher"),
-    "accused_classes": Definition("classes that the inspection takes for targets of a backdoor", "classes", "higher"),
-    "poison_success_rate": Definition(
-        "share of targets that a victim trained on their poisons takes for the intended class", "targets", "lower"
-    ),
-    "victim_accuracy": Definition(
-        "mean over victims of the share of test images classified correctly", "victims", "higher"
-    ),
-    "accuracy_drop": Definition(
-        "accuracy of the model trained on clean data, less that of the victim; interval by bootstrap over images",
-        "all images",
-        "lower",
-    ),
-    "subpopulation_accuracy": Definition(
-        "share of images of the attacked subpopulation that are classified correctly",
-        "images of the subpopulation",
-        "higher",
-    ),
-    "forwards_per_image": Definition(
-        "mean number of forward evaluations of the model that the attack spent", "attacked images", "higher"
-    ),
-    "gradients_per_image": Definition(
-        "mean number of gradient evaluations of the model that the attack spent", "attacked images", "higher"
-    ),
-}
 
 
 def proportion(name: str, hits: np.ndarray) -> Metric:
@@ -205,6 +49,23 @@ def area(name: str, negative: np.ndarray, positive: np.ndarray) -> Metric:
         return Metric(None, n, None, None, DEFINITIONS[name].text)
     value, (low, high) = area_under_roc(negative, positive)
     return Metric(value, n, low, high, DEFINITIONS[name].text)
+
+
+def membership(scores: np.ndarray, members: np.ndarray) -> dict[str, Metric]:
+    """From scores [N], larger for members, and members bool [N]. A true positive rate has its exact interval over
+    members for the threshold as it is; None where so small a false positive rate cannot be told from 0.
+    """
+    curve, n = roc(scores, members), int(members.sum())
+    found = {"membership_auc": area("membership_auc", scores[~members], scores[members])}
+    for name, rate in (("membership_tpr_1", 0.01), ("membership_tpr_01", 0.001), ("membership_tpr_001", 0.0001)):
+        hits = round(curve.tpr_at(rate) * n)
+        known = rate * np.sum(~members) >= 1
+        text = DEFINITIONS[name].text
+        found[name] = (
+            Metric(hits / n, n, *clopper_pearson(hits, n), text) if known else Metric(None, n, None, None, text)
+        )
+    found["membership_advantage"] = number("membership_advantage", np.max(curve.tpr - curve.fpr), len(scores))
+    return found
 
 
 def number(name: str, value: float, n: int) -> Metric:

@@ -10,11 +10,11 @@ import robustbench_jax
 ROOT = Path(robustbench_jax.__file__).parent
 LAYERS = [
     ("types",),
-    ("registry", "keys"),
+    ("registry", "keys", "definitions"),
     ("ops",),
     ("data", "models", "metrics", "poisons"),
     ("recipes", "checkpoints"),
-    ("learning_curve",),
+    ("learning_curve", "suspects"),
     ("fitting",),
     ("training", "federation"),
     ("attacks", "defences", "certify"),

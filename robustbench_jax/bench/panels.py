@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustbench_jax.bench import records
+from robustbench_jax.bench import records, roc_plots
 from robustbench_jax.bench.records import write_whole
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.judge import classify
@@ -32,12 +32,16 @@ class Example:
 
 def save(out: str | Path, id: str, title: str, model: Classifier | None, data: Dataset) -> Path | None:
     """Writes OUT/images/ID.png from what is stored of a cell: adversarial examples, or triggered images with what they
-    were taken for, in which case no model is asked; None where there are none.
+    were taken for, in which case no model is asked, or the ROC curve of membership inference; None where there are
+    none.
     """
     stored = Path(out, records.ARRAYS, f"{id}.npz")
     if not stored.is_file():
         return None
     with np.load(stored) as arrays:
+        if "fpr" in arrays:
+            curve = roc_plots.picture(arrays["fpr"], arrays["tpr"], title, int(np.sum(~arrays["members"])))
+            return _written(Path(out, FOLDER, f"{id}.png"), curve)
         found = {name: arrays[name][:MOST] for name in ("ids", "x_adv", "taken") if name in arrays}
     if not len(found.get("ids", ())):
         return None
@@ -45,8 +49,10 @@ def save(out: str | Path, id: str, title: str, model: Classifier | None, data: D
     taken, x = found["taken"] if "taken" in found else classify(model, x_adv), as_unit(data.x[ids])
     rows = zip(ids, x, x_adv, data.y[ids], taken, strict=True)
     examples = [Example(int(i), a, b, data.classes[y], data.classes[t]) for i, a, b, y, t in rows]
-    path = Path(out, FOLDER, f"{id}.png")
-    picture = panel(examples, title)
+    return _written(Path(out, FOLDER, f"{id}.png"), panel(examples, title))
+
+
+def _written(path: Path, picture: bytes) -> Path:
     write_whole(path, lambda file: file.write(picture))
     return path
 

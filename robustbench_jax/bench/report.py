@@ -19,6 +19,7 @@ from robustbench_jax.bench import (
     obfuscation_report,
     plots,
     poisoning_table,
+    privacy_table,
     seeds,
     sheets,
     surface_plots,
@@ -105,8 +106,8 @@ def write_reports(
 
 def sheets_of(records: list[Record]) -> list[Sheet]:
     """The tables of text beside the leaderboard, but for those of corruptions."""
-    makers = (transfer_table.sheets, obfuscation_report.sheets, poisoning_table.sheets, seeds.sheets, cost.sheets)
-    return [sheet for make in makers for sheet in make(records)]
+    tables = (transfer_table, obfuscation_report, poisoning_table, privacy_table, seeds, cost)
+    return [sheet for table in tables for sheet in table.sheets(records)]
 
 
 def markdown(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from robustbench_jax.bench.cells import Cell, kind_of_model
 from robustbench_jax.bench.clock import Clock
@@ -30,6 +31,7 @@ from robustbench_jax.types import Classifier, Dataset, UserError
 
 CHECKPOINTS, RUN = "checkpoints", "run.json"
 SURROGATES, MOST_SURROGATES = 2**31, 2**10  # seeds of attackers' models lie where those of cells hardly do
+SHADOWS = 2**30
 
 
 def load_model(text: str) -> Classifier:
@@ -87,7 +89,18 @@ class Workshop:
         parts = {"data_defence": cell.data_defence, "inspection": cell.inspection, "model_defence": cell.model_defence}
         built = [build(kind, text) if text else None for kind, text in parts.items()]
         data, test = (self.dataset(cell.dataset, split, None) for split in ("train", "test"))
-        return Lab(stream(jax.random.key(cell.seed), "lab"), data, test, partial(self._fit, cell), *built)
+        private = build("training", cell.defence)
+        return Lab(
+            stream(jax.random.key(cell.seed), "lab"),
+            data,
+            test,
+            partial(self._fit, cell),
+            *built,
+            fit_shadows=partial(self._fit_shadows, cell),
+            guarantee=partial(private.guarantee, build("recipe", cell.recipe))
+            if hasattr(private, "guarantee")
+            else None,
+        )
 
     def _fit(self, cell: Cell, data: Dataset, *, controller: Callable | None = None, surrogate: int | None = None):
         """A model of the cell's architecture trained on any data, stored as victims are; see Lab.fit."""
@@ -100,6 +113,21 @@ class Workshop:
             what |= {"attack": cell.attack, "budget": cell.budget}
         report = partial(self.report, cell.model)
         return train(what, data, self.directory / _name(what), report, defence=built)
+
+    def _fit_shadows(self, cell: Cell, data: Dataset, rows: list[np.ndarray]) -> tuple[Classifier, ...]:
+        """Models trained on rows of the data, the same for all seeds; those that are missing as one stack where the
+        platform gains from it.
+        """
+        parts = [Dataset(data.x[own], data.y[own], data.classes, data.name) for own in rows]
+        runs = [
+            _run(cell.model, cell.defence, cell.recipe, cell.dataset, part, SHADOWS + i) for i, part in enumerate(parts)
+        ]
+        report = partial(self.report, cell.model)
+        with suppress(UserError):  # what is wrong with one of them is said when its turn comes
+            train_together(runs, data, self.directory, report, subsets=rows)
+        return tuple(
+            train(what, part, self.directory / _name(what), report) for what, part in zip(runs, parts, strict=True)
+        )
 
     def _protected(self, model_defence: str, *what) -> Classifier:
         *_, dataset, seed = what
@@ -188,12 +216,21 @@ def train(
 
 
 def train_together(
-    runs: list[dict], data: Dataset, directory: Path, report: Callable[[Progress], None] = lambda progress: None
+    runs: list[dict],
+    data: Dataset,
+    directory: Path,
+    report: Callable[[Progress], None] = lambda progress: None,
+    *,
+    subsets: list[np.ndarray] | None = None,
 ) -> None:
     """Trains those of `runs`, which differ in their seed, that have not begun alone, as one stack; stores each of them
     in `directory` under its own name. Nothing happens where there is one only, or where a stack gains nothing.
+
+    subsets: the rows of the data, as many for each, that each run is trained on; None for all.
     """
-    runs = [what for what in runs if not (directory / _name(what)).exists()]
+    left = [i for i, what in enumerate(runs) if not (directory / _name(what)).exists()]
+    subsets = None if subsets is None else np.stack([subsets[i] for i in left]) if left else None
+    runs = [runs[i] for i in left]
     if len(runs) < 2:
         return
     recipe, defence = build("recipe", runs[0]["recipe"]), build("training", runs[0]["defence"])
@@ -206,8 +243,9 @@ def train_together(
     try:
         with Clock() as clock:
             fitted, curves = fit_many_with_curves(
-                keys, stack, data, recipe, defence=defence, at_once=True, directory=place / CHECKPOINTS, report=report
-            )
+                keys, stack, data, recipe, defence=defence, subsets=subsets, at_once=True,
+                directory=place / CHECKPOINTS, report=report,
+            )  # fmt: skip
             jax.block_until_ready(fitted.params)
     except UserError:
         shutil.rmtree(place, ignore_errors=True)

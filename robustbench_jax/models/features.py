@@ -30,14 +30,14 @@ def features(model: Classifier, x: jax.Array) -> jax.Array:
     return layer_inputs(model, x)[-1].reshape(-1)
 
 
-def features_of(model: Classifier, x: np.ndarray) -> np.ndarray:
+def features_of(model: Classifier, x: np.ndarray, runtime: Runtime = Runtime()) -> np.ndarray:
     """float64 [N, F] of images x uint8 [N, D]: the input of the last layer."""
-    return np.asarray(each(features, model, x), np.float64)
+    return np.asarray(each(features, model, x, runtime=runtime), np.float64)
 
 
-def logits_of(model: Classifier, x: np.ndarray) -> np.ndarray:
+def logits_of(model: Classifier, x: np.ndarray, runtime: Runtime = Runtime()) -> np.ndarray:
     """float64 [N, C] of images x uint8 [N, D]."""
-    return np.asarray(each(_logits, model, x), np.float64)
+    return np.asarray(each(_logits, model, x, runtime=runtime), np.float64)
 
 
 def each(what: Callable, model: Classifier, x: np.ndarray, *more: Any, runtime: Runtime = Runtime()) -> Any:

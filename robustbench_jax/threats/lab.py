@@ -26,7 +26,10 @@ class Lab:
     """data: training images, clean; test: the whole test split. fit(data, controller, surrogate) -> Classifier
     trains on data, or finds what was trained so before: with the victim's training defence, with what `controller` (an
     attacker who has a hand in training) makes of it unless that is None, or as surrogate number so and so.
-    sanitiser, inspector, protector: the built data defence, inspection and model defence; None for none.
+    fit_shadows(data, rows [M, n]) -> M models, each trained on its own rows of the data: the attacker's, the same ones
+    for all seeds of a cell. guarantee(images): what a differentially private training of so many promises; None where
+    it promises nothing. sanitiser, inspector, protector: the built data defence, inspection and model defence; None for
+    none.
     """
 
     key: jax.Array
@@ -36,6 +39,8 @@ class Lab:
     sanitiser: Any = None
     inspector: Any = None
     protector: Any = None
+    fit_shadows: Callable[..., tuple[Classifier, ...]] | None = None
+    guarantee: Callable[[int], Any] | None = None
 
     @property
     def defended(self) -> bool:

@@ -1,0 +1,220 @@
+"""What the numbers mean: the definition of every metric, its denominator, and what is good for the defender."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a number means. better: "higher" or "lower", for the defender."""
+
+    text: str
+    denominator: str
+    better: str
+
+
+DEFINITIONS = {
+    "clean_accuracy": Definition("share of images that the model classifies correctly", "all images", "higher"),
+    "robust_accuracy": Definition(
+        "share of images that the model classifies correctly and that the attack, within the budget, does "
+        "not make it misclassify",
+        "all images",
+        "higher",
+    ),
+    "attack_success_rate": Definition(
+        "share of correctly classified images on which the attack reaches its goal",
+        "correctly classified images",
+        "lower",
+    ),
+    "perturbation_size": Definition(
+        "mean norm of x_adv - x, in the budget's norm, over successful attacks", "successful attacks", "higher"
+    ),
+    "median_size": Definition(
+        "median over correctly classified images of the smallest perturbation found, in the budget's measure; "
+        "none within the budget counts as infinite",
+        "correctly classified images",
+        "higher",
+    ),
+    "rejected_clean": Definition(
+        "share of clean images that get no answer, though the model's answer would have been right: false positives",
+        "images whose likeliest class is the right one",
+        "lower",
+    ),
+    "rejected_attacked": Definition(
+        "share of attacked images that get no answer as the attack hands them in, whether or not they fool the model "
+        "else: the detection rate, where the attack knows of no detector",
+        "attacked images",
+        "higher",
+    ),
+    "detection_auc": Definition(
+        "area under the ROC curve of the detector's score: the probability that an attacked image scores higher than a "
+        "clean one, ties counting half; interval by bootstrap over images",
+        "images whose likeliest class is the right one, clean, and those attacked",
+        "higher",
+    ),
+    "certified_accuracy": Definition(
+        "share of images that the model classifies correctly and of which the certifier proves that no point of the "
+        "budget changes that",
+        "all images",
+        "higher",
+    ),
+    "average_certified_radius": Definition(
+        "mean of the largest radius, in the budget's norm, at which an image is certified; 0 where the model is wrong "
+        "or abstains",
+        "all images",
+        "higher",
+    ),
+    "median_certified_radius": Definition(
+        "the largest radius (number of poisons) at which at least half of all images are certified; 0 for none",
+        "all images",
+        "higher",
+    ),
+    "undecided": Definition(
+        "share of images that the model classifies correctly and that are neither certified nor broken by an "
+        "adversarial example",
+        "all images",
+        "lower",
+    ),
+    "failure_probability": Definition(
+        "probability, for each image, that its certificate is wrong; 0 for a proof", "all images", "lower"
+    ),
+    "corrupted_accuracy": Definition(
+        "share of images that the model classifies correctly after the corruption, whatever it made of the clean one",
+        "all images",
+        "higher",
+    ),
+    "distortion": Definition(
+        "mean root mean square change of a pixel by the corruption, pixels from 0 to 1", "all images", "lower"
+    ),
+    "failed_checks": Definition(
+        "number of signs of masked gradients, or of an attack that is too weak, among the checks that apply",
+        "checks that apply",
+        "lower",
+    ),
+    "backdoor_success_rate": Definition(
+        "share of images that are given the attacker's label when they carry the trigger (attack success rate, ASR)",
+        "images that do not have the attacker's label",
+        "lower",
+    ),
+    "triggered_accuracy": Definition(
+        "share of images that are classified correctly although they carry the trigger (robust accuracy, RA)",
+        "images that do not have the attacker's label",
+        "higher",
+    ),
+    "clean_model_accuracy": Definition(
+        "share of images that a model of the same seed classifies correctly, trained on clean data",
+        "all images",
+        "higher",
+    ),
+    "clean_model_success_rate": Definition(
+        "the attack's success rate on a model of the same seed, trained on clean data: what it is by chance",
+        "as of the success rate",
+        "lower",
+    ),
+    "undefended_accuracy": Definition(
+        "share of images that the victim classifies correctly before data or model are cleaned", "all images", "higher"
+    ),
+    "undefended_success_rate": Definition(
+        "the attack's success rate on the victim before data or model are cleaned", "as of the success rate", "lower"
+    ),
+    "defence_effectiveness": Definition(
+        "(1 + max(0, fall of the success rate) - max(0, fall of clean accuracy)) / 2, both by the defence (defence "
+        "effectiveness rating, DER): 1 ends the attack for nothing, 0.5 does nothing",
+        "all images",
+        "higher",
+    ),
+    "poisons": Definition("number of training images that the attacker changed or added", "training images", "higher"),
+    "poisons_removed": Definition("share of poisons that are left out of training (TPR)", "poisons", "higher"),
+    "clean_removed": Definition("share of clean images that are left out of training (FPR)", "clean images", "lower"),
+    "poison_auc": Definition(
+        "area under the ROC curve of the data defence's score: the probability that a poison scores higher than a "
+        "clean training image, ties counting half",
+        "training images",
+        "higher",
+    ),
+    "anomaly_score": Definition("how suspicious the inspection finds the model", "one model", "higher"),
+    "accused_classes": Definition("classes that the inspection takes for targets of a backdoor", "classes", "higher"),
+    "poison_success_rate": Definition(
+        "share of targets that a victim trained on their poisons takes for the intended class", "targets", "lower"
+    ),
+    "victim_accuracy": Definition(
+        "mean over victims of the share of test images classified correctly", "victims", "higher"
+    ),
+    "accuracy_drop": Definition(
+        "accuracy of the model trained on clean data, less that of the victim; interval by bootstrap over images",
+        "all images",
+        "lower",
+    ),
+    "subpopulation_accuracy": Definition(
+        "share of images of the attacked subpopulation that are classified correctly",
+        "images of the subpopulation",
+        "higher",
+    ),
+    "subpopulation_clean_accuracy": Definition(
+        "share of images of the attacked subpopulation that the model trained on clean data classifies correctly",
+        "images of the subpopulation",
+        "higher",
+    ),
+    "membership_auc": Definition(
+        "area under the ROC curve of the attack's score: the probability that a training image scores higher than one "
+        "that was not trained on, ties counting half",
+        "members and others",
+        "lower",
+    ),
+    "membership_tpr_1": Definition(
+        "share of members found at the threshold where at most 1% of the others are taken for members",
+        "members",
+        "lower",
+    ),
+    "membership_tpr_01": Definition(
+        "share of members found at the threshold where at most 0.1% of the others are taken for members",
+        "members",
+        "lower",
+    ),
+    "membership_tpr_001": Definition(
+        "share of members found at the threshold where at most 0.01% of the others are taken for members",
+        "members",
+        "lower",
+    ),
+    "membership_fpr_1": Definition(
+        "share of the others taken for members at the threshold where at most 1% may be: the realised rate",
+        "others",
+        "lower",
+    ),
+    "membership_fpr_01": Definition(
+        "share of the others taken for members at the threshold where at most 0.1% may be: the realised rate",
+        "others",
+        "lower",
+    ),
+    "membership_fpr_001": Definition(
+        "share of the others taken for members at the threshold where at most 0.01% may be: the realised rate",
+        "others",
+        "lower",
+    ),
+    "membership_advantage": Definition(
+        "the largest difference of true and false positive rate over all thresholds", "members and others", "lower"
+    ),
+    "train_accuracy": Definition(
+        "share of its own training images that the victim classifies correctly", "members", "higher"
+    ),
+    "held_out_accuracy": Definition(
+        "share of images that it was not trained on, of the same source, that the victim classifies correctly",
+        "others",
+        "higher",
+    ),
+    "epsilon": Definition(
+        "upper bound of the privacy loss of the training at the stated delta, by the accountant",
+        "one training",
+        "lower",
+    ),
+    "epsilon_lower": Definition(
+        "lower bound of the privacy loss, with 95% confidence, from how well an audit tells inserted canaries apart",
+        "canaries",
+        "lower",
+    ),
+    "forwards_per_image": Definition(
+        "mean number of forward evaluations of the model that the attack spent", "attacked images", "higher"
+    ),
+    "gradients_per_image": Definition(
+        "mean number of gradient evaluations of the model that the attack spent", "attacked images", "higher"
+    ),
+}
