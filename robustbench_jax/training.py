@@ -351,11 +351,11 @@ _train_many_compiled = jax.jit(_train_many, static_argnames=("recipe", "net", "t
 def _ready(key, x, step, augmentation: str, replays: int):
     """The step's augmented images, and its keys for `perturb` and for the update."""
     batch, key = jax.random.fold_in(key, step // replays), jax.random.fold_in(key, step)
-    return _augment(stream(batch, "augment"), x, augmentation), stream(key, "perturb"), stream(key, "update")
+    return augmented(stream(batch, "augment"), x, augmentation), stream(key, "perturb"), stream(key, "update")
 
 
 @partial(jax.jit, static_argnames="kind")
-def _augment(key, x, kind: str) -> jax.Array:
+def augmented(key, x, kind: str) -> jax.Array:
     """uint8 [B, H, W, C] to float32 in [0, 1], cropped and mirrored example by example."""
     x = as_unit(x)
     pad = x.shape[1] // 8

@@ -19,8 +19,8 @@ from robustbench_jax.ops.judge import classify
 from robustbench_jax.registry import build, canonical
 from robustbench_jax.training import (
     TrainingDefence,
-    _augment,
     _hold_out,
+    augmented,
     fit,
     fit_many,
     fit_many_with_curves,
@@ -288,18 +288,18 @@ def test_flips_mirror_some_images_and_crops_shift_them_by_an_eighth_of_the_side(
     x = np.random.default_rng(0).integers(1, 256, (32, 8, 8, 3), np.uint8)
     unit = x.astype(np.float32) / 255
     key = stream(jax.random.key(0), "augment")
-    flipped = np.asarray(_augment(key, x, "flip"))
+    flipped = np.asarray(augmented(key, x, "flip"))
     mirrored = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(flipped, unit, strict=True)])
     kept = np.array([np.array_equal(a, b) for a, b in zip(flipped, unit, strict=True)])
     assert np.all(mirrored ^ kept) and 4 < mirrored.sum() < 28
     shifts = set()
-    for cropped, image in zip(np.asarray(_augment(key, x, "crop")), unit, strict=True):
+    for cropped, image in zip(np.asarray(augmented(key, x, "crop")), unit, strict=True):
         padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
         places = [(i, j) for i in range(3) for j in range(3) if np.array_equal(cropped, padded[i : i + 8, j : j + 8])]
         assert len(places) == 1
         shifts.add(places[0])
     assert len(shifts) > 5
-    np.testing.assert_array_equal(_augment(key, x, "none"), unit)
+    np.testing.assert_array_equal(augmented(key, x, "none"), unit)
 
 
 def test_a_loss_that_is_no_number_ends_the_training():

@@ -1,0 +1,191 @@
+"""Differentially private training: clipping, sampling, noise and accounting, against numbers from elsewhere."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robustbench_jax.defences.training.dp_sgd import sampling, wide
+from robustbench_jax.models import build_model
+from robustbench_jax.models.per_example import clipped_sum, layers, losses
+from robustbench_jax.ops.accounting import epsilon, noise_for
+from robustbench_jax.registry import build
+from robustbench_jax.training import fit
+from robustbench_jax.types import UserError
+from tests import oracles
+
+KEY = jax.random.key(0)
+SHAPE = (6, 6, 1)
+DATA = oracles.noise_images(200, SHAPE, 4)
+
+
+def batch(count=12):
+    x = jax.random.uniform(KEY, (count, *SHAPE))
+    return x, jnp.arange(count) % 4
+
+
+def one_by_one(model, x, y, norm):
+    """The clipped gradients, made one after another."""
+    weights, out = model.net.trainable(model.params), None
+    for image, label in zip(x, y, strict=True):
+        own = jax.grad(lambda w, i=image, t=label: losses(model.net, model.params, w, i[None], t[None])[0])(weights)
+        size = np.sqrt(sum(float(jnp.sum(v**2)) for v in own.values()))
+        own = {k: v * min(1.0, norm / size) for k, v in own.items()}
+        out = own if out is None else {k: out[k] + v for k, v in own.items()}
+    return out
+
+
+@pytest.mark.parametrize("text", ["mlp([])", "mlp([16])", "mlp([16, 8])", "cnn"])
+@pytest.mark.parametrize("method", ["ghost", "vmap"])
+def test_clipped_gradients_are_those_of_one_example_after_another(text, method):
+    model = build_model(text, SHAPE if text != "cnn" else (8, 8, 1), 4, KEY)
+    x, y = batch()
+    x = x if text != "cnn" else jax.random.uniform(KEY, (12, 8, 8, 1))
+    if method == "ghost" and layers(model.net, model.params) is None:
+        pytest.skip("ghost clipping is for dense layers")
+    found, sizes = clipped_sum(model.net, model.params, x[:, None], y, jnp.ones(12, bool), 1.0, method)
+    for name, value in one_by_one(model, x, y, 1.0).items():
+        np.testing.assert_allclose(found[name], value, rtol=2e-4, atol=2e-5)
+    assert float(jnp.max(sizes)) > 1.0  # something was clipped
+
+
+def test_padding_and_examples_without_a_finite_gradient_count_for_nothing():
+    model = build_model("mlp([8])", SHAPE, 4, KEY)
+    x, y = batch()
+    bad = x.at[3].set(jnp.nan)
+    for method in ("ghost", "vmap"):
+        counted = jnp.arange(12) < 6
+        found, _ = clipped_sum(model.net, model.params, bad[:, None], y, counted, 1.0, method)
+        rows = np.array([0, 1, 2, 4, 5])
+        expected = one_by_one(model, x[rows], y[rows], 1.0)
+        if method == "vmap":
+            for name, value in expected.items():
+                np.testing.assert_allclose(found[name], value, rtol=2e-4, atol=2e-5)
+
+
+def test_copies_are_averaged_before_they_are_clipped():
+    model = build_model("mlp([8])", SHAPE, 4, KEY)
+    x, y = batch(4)
+    twice, _ = clipped_sum(model.net, model.params, jnp.stack([x, x], 1), y, jnp.ones(4, bool), 0.5, "vmap")
+    once, _ = clipped_sum(model.net, model.params, x[:, None], y, jnp.ones(4, bool), 0.5, "vmap")
+    for name, value in once.items():
+        np.testing.assert_allclose(twice[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "noise, batch_size, epochs, images, rdp, pld",
+    [
+        (1.3, 240, 15, 60000, 0.92, 0.84),
+        (1.1, 240, 60, 60000, 2.50, 2.31),
+        (0.7, 240, 45, 60000, 6.09, 5.44),
+        (1.23, 512, 40, 60000, 2.58, 2.37),
+        (2.15, 2048, 40, 60000, 2.60, 2.39),
+        (1.54, 1024, 30, 50000, 2.61, 2.39),
+        (1.1, 256, 60, 60000, 2.60, 2.39),
+    ],
+)
+def test_published_configurations_have_the_epsilon_of_todays_accountants(noise, batch_size, epochs, images, rdp, pld):
+    """dp-accounting 0.6.0 on the settings of Opacus' MNIST example, Tramer & Boneh's, and TF-Privacy's tutorial."""
+    rate, steps = batch_size / images, epochs * images // batch_size
+    assert epsilon(noise, rate, steps, 1e-5, "rdp") == pytest.approx(rdp, abs=0.011)
+    assert epsilon(noise, rate, steps, 1e-5, "pld") == pytest.approx(pld, rel=0.01)
+
+
+def test_calibrated_noise_never_promises_too_much_and_hardly_too_little():
+    """Opacus#346: a search that ends on the wrong side."""
+    for wanted in (0.5, 3.0):
+        noise = noise_for(wanted, 0.02, 500, 1e-5)
+        assert wanted * 0.995 < epsilon(noise, 0.02, 500, 1e-5) <= wanted
+    assert epsilon(0.0, 0.02, 500, 1e-5) == np.inf
+
+
+def test_what_is_sampled_is_a_coin_for_each_example_and_never_cut():
+    recipe = build("recipe", "sgd(epochs=3, batch_size=50)")
+    assert sampling(recipe, 200) == (0.25, 12)
+    assert 50 < wide(0.25, 200) < 200 and wide(1.0, 200) == 200
+
+
+def trained(
+    text, recipe="sgd(epochs=4, batch_size=40, learning_rate=0.5, weight_decay=0)", model="mlp([8])", data=DATA
+):
+    fresh = build_model(model, SHAPE, 4, KEY)
+    return fit(KEY, fresh, data, build("recipe", recipe), defence=build("training", text)), fresh
+
+
+def test_the_noise_has_the_stated_size_over_the_expected_batch():
+    """A model that does not learn (clip -> 0) moves by noise alone: sigma * clip / expected batch at each step."""
+    text = "dp_sgd(noise=2.0, clip=1e-3)"
+    recipe = "sgd(epochs=1, batch_size=40, learning_rate=1.0, weight_decay=0, schedule='constant', momentum=0.0)"
+    model, fresh = trained(text, recipe, "mlp([64])")
+    moved = np.concatenate([(model.params[k] - fresh.params[k]).ravel() for k in model.net.trainable(model.params)])
+    expected = 2.0 * 1e-3 / 40 * np.sqrt(5)
+    assert np.std(moved) == pytest.approx(expected, rel=0.08)
+
+
+def test_without_noise_and_clipping_it_is_the_gradient_of_the_batch_over_its_expected_size():
+    text = "dp_sgd(noise=1e-9, clip=1e6)"
+    recipe = "sgd(epochs=1, batch_size=200, learning_rate=0.1, weight_decay=0, schedule='constant', momentum=0.0)"
+    model, fresh = trained(text, recipe)
+    x, y = jnp.asarray(DATA.x / 255.0, jnp.float32), jnp.asarray(DATA.y)
+    slope = jax.grad(lambda w: jnp.mean(losses(fresh.net, fresh.params, w, x, y)))(fresh.net.trainable(fresh.params))
+    for name, value in slope.items():
+        np.testing.assert_allclose(model.params[name], fresh.params[name] - 0.1 * value, rtol=1e-3, atol=1e-5)
+
+
+def test_the_two_ways_of_clipping_train_the_same_model():
+    one, other = (trained(f"dp_sgd(noise=1.0, clipping='{method}')")[0] for method in ("ghost", "vmap"))
+    for name, value in one.params.items():
+        np.testing.assert_allclose(other.params[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_batch_that_is_wider_than_expected_is_added_up_in_parts(monkeypatch):
+    from robustbench_jax.defences.training import dp_sgd
+
+    whole, _ = trained("dp_sgd(noise=1.0)")
+    monkeypatch.setattr(dp_sgd, "wide", lambda rate, images: 16)
+    parts, _ = trained("dp_sgd(noise=1.0)")
+    for name, value in whole.params.items():
+        np.testing.assert_allclose(parts.params[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_the_promise_is_that_of_its_arguments():
+    recipe = build("recipe", "sgd(epochs=4, batch_size=40)")
+    found = build("training", "dp_sgd(epsilon=2.0, delta=1e-4)").guarantee(recipe, 200)
+    assert 1.98 < found.epsilon <= 2.0 and (found.rate, found.steps) == (0.2, 20) and "pld" in found.accountant
+    fixed = build("training", "dp_sgd(noise=1.5)").guarantee(recipe, 200)
+    assert fixed.noise == 1.5 and fixed.epsilon == epsilon(1.5, 0.2, 20, 1e-5)
+    assert dataclasses.asdict(fixed)["delta"] == 1e-5
+
+
+@pytest.mark.parametrize(
+    "text, model, recipe, message",
+    [
+        ("dp_sgd", "preact_resnet18", "sgd(epochs=1, batch_size=40)", "batch norm mixes the examples of a batch"),
+        ("dp_sgd(clipping='ghost')", "cnn", "sgd(epochs=1, batch_size=40)", "for networks of dense layers"),
+        ("dp_sgd", "mlp([8])", "sgd(epochs=1, batch_size=40, ema=0.9)", "holdout, ema and swa"),
+        ("dp_sgd", "mlp([8])", "sgd(epochs=1, batch_size=400)", "batch_size = 400: there are 200"),
+    ],
+)
+def test_what_it_cannot_promise_is_refused(text, model, recipe, message):
+    shape = SHAPE if model != "preact_resnet18" else (8, 8, 1)
+    data = oracles.noise_images(200, shape, 4)
+    fresh = build_model(model, shape, 4, KEY)
+    with pytest.raises(UserError, match=message):
+        fit(KEY, fresh, data, build("recipe", recipe), defence=build("training", text))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("dp_sgd(epsilon=0)", "epsilon = 0.0 must be greater than 0"),
+        ("dp_sgd(delta=1.0)", "delta = 1.0 must be below 1"),
+        ("dp_sgd(noise=-1.0)", "noise = -1.0 must be at least 0"),
+        ("dp_sgd(clipping='fast')", "clipping = 'fast'; there are: auto, ghost, vmap"),
+        ("dp_sgd(accountant='prv')", "accountant = 'prv'; there are: pld, rdp"),
+    ],
+)
+def test_wrong_arguments_are_named(text, message):
+    with pytest.raises(UserError, match=message):
+        build("training", text)
