@@ -211,6 +211,9 @@ DEFINITIONS = {
         "canaries",
         "lower",
     ),
+    "guesses_right": Definition(
+        "share of the auditor's guesses about canaries that are right", "canaries that are guessed", "lower"
+    ),
     "forwards_per_image": Definition(
         "mean number of forward evaluations of the model that the attack spent", "attacked images", "higher"
     ),

@@ -1,4 +1,6 @@
-"""Collisions: an image that is certified and broken. One of the two results is wrong, and the sweep must say so.
+"""Collisions: what is proved and refuted. One of the two results is wrong, and the sweep must say so.
+
+An image may be certified and broken, or a training promise a privacy loss that an audit finds to be larger.
 
 A proof for a radius holds for all smaller ones, and an adversarial example at distance s breaks its image at every
 radius from s on. So for each image the largest radius at which it is proved and the smallest at which it is broken are
@@ -21,7 +23,7 @@ NAMED = 5  # images that a line names
 
 
 def collisions(records: Iterable[Record]) -> list[str]:
-    """A line for each pair of records of which one proves what the other breaks."""
+    """A line for each proof that is refuted."""
     records = list(records)
     done = [r for r in records if r.status == "ok" and r.cell.threat in ("evasion", "certification")]
     found = []
@@ -30,7 +32,18 @@ def collisions(records: Iterable[Record]) -> list[str]:
         for proof, other in ((a, b) for a in proofs for b in group if groups.comparable([a, b])):
             wrong = np.flatnonzero(broken_from(other) <= proved_to(proof))
             found += [_line(proof, other, wrong)] if len(wrong) else []
-    return found + poison_collisions.lines(records)
+    return found + poison_collisions.lines(records) + refuted(records)
+
+
+def refuted(records: Iterable[Record]) -> list[str]:
+    """Audits that find a larger privacy loss than is promised: of true promises, one in twenty at most."""
+    lines = []
+    for record in records:
+        upper, lower = (record.metrics.get(name) for name in ("epsilon", "epsilon_lower"))
+        if record.status == "ok" and upper and lower and lower.value > upper.value:
+            bounds = f"epsilon is at least {lower.value:.2f} with 95% confidence, and promised to be {upper.value:.2f}"
+            lines.append(f"{record.cell.label()}: {bounds}")
+    return lines
 
 
 def proves(record: Record) -> bool:

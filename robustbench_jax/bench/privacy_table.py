@@ -30,8 +30,11 @@ NOTE = (
 
 
 def sheets(records: Iterable[Record]) -> list[Sheet]:
+    records = list(records)
     ours = [record for record in records if record.status == "ok" and record.cell.threat == "membership"]
-    return [_sheet(group) for group in grouped(ours, lambda cell: (cell.dataset, cell.model))]
+    audits = [record for record in records if record.status == "ok" and record.cell.threat == "audit"]
+    pages = [_sheet(group) for group in grouped(ours, lambda cell: (cell.dataset, cell.model))]
+    return pages + [_audit(group) for group in grouped(audits, lambda cell: (cell.dataset, cell.model))]
 
 
 def _sheet(group: list[Record]) -> Sheet:
@@ -43,6 +46,23 @@ def _sheet(group: list[Record]) -> Sheet:
     cell = group[0].cell
     title = f"{cell.show('dataset')} · {cell.show('model')} · membership inference"
     return Sheet(title, NOTE + SPREAD, ["Attack · victim", *COLUMNS, "ε", "Seeds"], rows)
+
+
+def _audit(group: list[Record]) -> Sheet:
+    """One row a training and an audit of it, seed by seed: bounds are of one training each."""
+    rows = []
+    for record in sorted(group, key=lambda record: (name(record.cell), record.cell.seed)):
+        shown = (record.metrics.get(it) for it in ("guesses_right", "clean_accuracy"))
+        guessed, accuracy = (over_seeds([value]) for value in shown)
+        lower = f"{record.metrics['epsilon_lower'].value:.2f}"
+        rows.append([f"{_called(record.cell)} · seed {record.cell.seed}", lower, _epsilon(record), guessed, accuracy])
+    cell = group[0].cell
+    note = (
+        "ε audited: with 95% confidence the training is not more private than this. ε promised: what it says. A bound "
+        "above the promise refutes it. Guesses right and accuracy in %."
+    )
+    title = f"{cell.show('dataset')} · {cell.show('model')} · audit of privacy"
+    return Sheet(title, note, ["Audit · victim", "ε audited", "ε promised", "Guesses right", "Clean"], rows)
 
 
 def _epsilon(record: Record) -> str:

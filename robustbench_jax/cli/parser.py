@@ -7,7 +7,7 @@ from importlib.metadata import version
 from robustbench_jax.cli.cells import attack, certify
 from robustbench_jax.cli.evaluate import evaluate
 from robustbench_jax.cli.manifest import manifest
-from robustbench_jax.cli.poison import poison
+from robustbench_jax.cli.poison import poison, privacy
 from robustbench_jax.cli.reports import CATALOGUE, catalogue, compare, leaderboard
 from robustbench_jax.cli.sweep import sweep
 from robustbench_jax.cli.train import train
@@ -56,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     verb("attack", attack, _attack, "Attack one model.")
     verb("certify", certify, _certify, "Certify one model: prove of images that nothing in the budget changes them.")
     verb("poison", poison, _poison, "Poison training data, train on it, defend, and judge: poisoning and backdoors.")
+    verb("privacy", privacy, _privacy, "Attack the privacy of training data: membership, audits, inversion.")
     verb("evaluate", evaluate, _evaluate, "Attack one model with and without knowledge of its defence.")
     verb("train", train, _train, "Train a model; a run that was killed goes on from its last checkpoint.")
     verb("manifest", manifest, _manifest, "Sign what a dataset is, or verify that it still is that.")
@@ -98,6 +99,13 @@ def _poison(parser: argparse.ArgumentParser) -> None:
         "--save-images", action="store_true", help="draw triggered images: DIR/images/CELL.png; needs --out"
     )
     parser.add_argument("--export", metavar="F", help="write the poisoned data as a file for npz(F); trains nothing")
+
+
+def _privacy(parser: argparse.ArgumentParser) -> None:
+    _add_victim(parser, required=True, budget="e.g. shadows(16), canaries(500)", model="an architecture, e.g. cnn")
+    parser.add_argument("--attack", required=True, metavar="A", help="e.g. lira, rmia, one_run_audit")
+    _add_run(parser, "keep the record, the scores and the trained models there")
+    parser.add_argument("--save-images", action="store_true", help="draw it: DIR/images/CELL.png; needs --out")
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""poison: one cell of a threat to the training, or the poisoned data themselves."""
+"""poison, privacy: one cell of a threat whose models are trained for it, or the poisoned data themselves."""
 
 import argparse
 from pathlib import Path
@@ -7,12 +7,13 @@ import jax
 import numpy as np
 
 from robustbench_jax.bench import console, panels, records, runner
-from robustbench_jax.bench.cells import Cell, trains
+from robustbench_jax.bench.cells import Cell
+from robustbench_jax.bench.collisions import collisions
 from robustbench_jax.bench.records import write_whole
 from robustbench_jax.bench.workshop import Workshop
 from robustbench_jax.cli.cells import cell_of
 from robustbench_jax.keys import stream
-from robustbench_jax.registry import build
+from robustbench_jax.registry import build, entry
 from robustbench_jax.threats.backdoor import poison as poisoned_by
 from robustbench_jax.types import UserError
 
@@ -23,8 +24,29 @@ def poison(options: argparse.Namespace) -> int:
         raise UserError("--save-images: say with --out where")
     parts = {name: getattr(options, name) for name in ("data_defence", "inspection")}
     cell = cell_of(options, attack=options.attack, **parts)
-    if not trains(cell.threat):
-        raise UserError(f"attack '{cell.method}' belongs to '{cell.threat}', not to the training; see the verb attack")
+    _require_verb("poison", cell)
+    return _one(options, cell)
+
+
+def privacy(options: argparse.Namespace) -> int:
+    """Runs one cell, keeps its record where --out says, and prints it. 1 where an audit refutes what is promised."""
+    if options.save_images and not options.out:
+        raise UserError("--save-images: say with --out where")
+    cell = cell_of(options, attack=options.attack)
+    _require_verb("privacy", cell)
+    options.export = None
+    return _one(options, cell)
+
+
+def _require_verb(verb: str, cell: Cell) -> None:
+    """UserError for a threat that another verb is for."""
+    facts = entry("threat", cell.threat).facts
+    wanted = facts.get("verb", "poison") if facts.get("trains") else "attack"
+    if wanted != verb:
+        raise UserError(f"attack '{cell.method}' belongs to '{cell.threat}'; see the verb {wanted}")
+
+
+def _one(options: argparse.Namespace, cell: Cell) -> int:
     out = runner.require_out(options.out) if options.out else None
     with console.progress() as bars:
         workshop = Workshop(Path(out or "runs", "victims"), bars.training)
@@ -39,7 +61,10 @@ def poison(options: argparse.Namespace) -> int:
         written = [str(path) for path in (picture, out / records.CELLS / f"{record.id}.json") if path]
         console.say(f"written: {', '.join(written)}")
     print(record.to_json()) if options.json else console.show_record(record)
-    return 0
+    found = collisions([record])
+    for line in found:
+        console.say(f"ALARM {line}")
+    return 1 if found else 0
 
 
 def _export(cell: Cell, lab, path: str) -> int:

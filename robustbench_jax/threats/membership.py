@@ -26,7 +26,7 @@ from robustbench_jax.types import Dataset, Outcome, UserError
 DRAWS = "shadow halves"  # the stream that shadow models' images come from, of a key that is no cell's
 
 
-@register("threat", "membership", trains=True)
+@register("threat", "membership", trains=True, verb="privacy")
 def run(
     key: jax.Array,
     lab: Lab,

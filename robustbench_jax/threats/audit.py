@@ -1,0 +1,74 @@
+"""The audit of a private training: is it as private as it promises?
+
+One training: some training images are replaced by canaries, each of which is trained on or not by a coin of its own.
+How well an auditor tells which bounds the privacy loss from below; a bound above what the training promises is a
+contradiction (bench/collisions.py). The promise is for the number of images that are expected to be trained on.
+Shapes: m canaries.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from robustbench_jax import metrics
+from robustbench_jax.keys import stream
+from robustbench_jax.ops.auditing import epsilon_lower
+from robustbench_jax.ops.canaries import Canaries
+from robustbench_jax.ops.judge import classify
+from robustbench_jax.ops.runtime import Runtime
+from robustbench_jax.registry import register
+from robustbench_jax.suspects import Victim
+from robustbench_jax.threats.lab import Lab
+from robustbench_jax.types import Dataset, Outcome, UserError
+
+DELTA = 1e-5  # of a training that promises nothing
+
+
+@register("threat", "audit", trains=True, verb="privacy")
+def run(
+    key: jax.Array,
+    lab: Lab,
+    data: Dataset,
+    attack: Any,
+    budget: Canaries,
+    *,
+    runtime: Runtime = Runtime(),
+    report: Callable[[int], None] = lambda settled: None,
+) -> Outcome:
+    """Trains once with half of the canaries, and bounds the privacy loss. Accuracy is that on the test images `data`.
+
+    Artefacts: scores float[m], included bool[m], guesses int[m]. The key is consumed.
+    """
+    images = len(lab.data)
+    if 2 * budget.n > images:
+        raise UserError(f"canaries({budget.n}): there are {images} training images; at most half may be canaries")
+    rows = np.asarray(jax.random.permutation(stream(key, "rows"), images))
+    planted, kept = rows[: budget.n], np.sort(rows[budget.n :])
+    classes = lab.data.classes
+    canaries = Dataset(
+        *attack.plant(stream(key, "plant"), lab.data.x[planted], lab.data.y[planted], len(classes)), classes, "canaries"
+    )
+    included = np.asarray(jax.random.bernoulli(stream(key, "coins"), 0.5, (budget.n,)))
+    x = np.concatenate([lab.data.x[kept], canaries.x[included]])
+    y = np.concatenate([lab.data.y[kept], canaries.y[included]])
+    trained_on = Dataset(x, y, classes, lab.data.name)
+    victim = lab.fit(trained_on)
+    asked = Victim(victim, attack.access, runtime)
+    scores = attack.score(stream(key, "score"), asked, canaries)
+    said = attack.guesses(scores)
+    right, made = int(np.sum((said != 0) & ((said > 0) == included))), int(np.sum(said != 0))
+    promised = lab.guarantee(len(trained_on)) if lab.guarantee is not None else None
+    delta = promised.delta if promised else DELTA
+    found = {
+        "clean_accuracy": metrics.proportion("clean_accuracy", test := classify(victim, data.x, runtime) == data.y),
+        "epsilon_lower": metrics.number("epsilon_lower", epsilon_lower(budget.n, made, right, delta), budget.n),
+        "guesses_right": metrics.proportion("guesses_right", np.arange(made) < right),
+        "membership_auc": metrics.area("membership_auc", scores[~included], scores[included]),
+    }
+    if promised:
+        found["epsilon"] = metrics.number("epsilon", promised.epsilon, 1)
+    report(len(data))
+    artefacts = {"scores": scores, "included": included, "guesses": said}
+    return Outcome(found, {"clean_correct": test}, counts={"forward_evaluations": asked.queries}, artefacts=artefacts)
