@@ -57,13 +57,16 @@ def membership(scores: np.ndarray, members: np.ndarray) -> dict[str, Metric]:
     """
     curve, n = roc(scores, members), int(members.sum())
     found = {"membership_auc": area("membership_auc", scores[~members], scores[members])}
-    for name, rate in (("membership_tpr_1", 0.01), ("membership_tpr_01", 0.001), ("membership_tpr_001", 0.0001)):
-        hits = round(curve.tpr_at(rate) * n)
-        known = rate * np.sum(~members) >= 1
-        text = DEFINITIONS[name].text
-        found[name] = (
-            Metric(hits / n, n, *clopper_pearson(hits, n), text) if known else Metric(None, n, None, None, text)
-        )
+    others = len(members) - n
+    for digits, rate in (("1", 0.01), ("01", 0.001), ("001", 0.0001)):
+        name, text = f"membership_tpr_{digits}", DEFINITIONS[f"membership_tpr_{digits}"].text
+        if rate * others < 1:
+            found[name] = Metric(None, n, None, None, text)
+            continue
+        hits = round((best := curve.tpr_at(rate)) * n)
+        found[name] = Metric(hits / n, n, *clopper_pearson(hits, n), text)
+        false = round(float(np.min(curve.fpr[curve.tpr >= best])) * others)
+        found[f"membership_fpr_{digits}"] = proportion(f"membership_fpr_{digits}", np.arange(others) < false)
     found["membership_advantage"] = number("membership_advantage", np.max(curve.tpr - curve.fpr), len(scores))
     return found
 
