@@ -211,6 +211,26 @@ DEFINITIONS = {
         "canaries",
         "lower",
     ),
+    "reconstruction_psnr": Definition(
+        "mean peak signal-to-noise ratio of the reconstructed images, in dB, at most 100", "all images", "lower"
+    ),
+    "reconstruction_ssim": Definition(
+        "mean structural similarity of the reconstructed images; 1 for equal ones", "all images", "lower"
+    ),
+    "labels_found": Definition("share of labels that the attack says, or is told, rightly", "all images", "lower"),
+    "inversion_accuracy": Definition(
+        "share of reconstructions that another model, trained from another seed, takes for their class",
+        "reconstructions",
+        "lower",
+    ),
+    "inversion_confidence": Definition(
+        "share of reconstructions that the victim itself takes for their class", "reconstructions", "lower"
+    ),
+    "class_mean_ssim": Definition(
+        "mean structural similarity of the reconstructions with the mean training image of their class",
+        "reconstructions",
+        "lower",
+    ),
     "guesses_right": Definition(
         "share of the auditor's guesses about canaries that are right", "canaries that are guessed", "lower"
     ),

@@ -42,6 +42,8 @@ def save(out: str | Path, id: str, title: str, model: Classifier | None, data: D
         if "fpr" in arrays:
             curve = roc_plots.picture(arrays["fpr"], arrays["tpr"], title, int(np.sum(~arrays["members"])))
             return _written(Path(out, FOLDER, f"{id}.png"), curve)
+        if "reconstructions" in arrays:
+            return _written(Path(out, FOLDER, f"{id}.png"), _inverted(arrays, title, data.classes))
         found = {name: arrays[name][:MOST] for name in ("ids", "x_adv", "taken") if name in arrays}
     if not len(found.get("ids", ())):
         return None
@@ -50,6 +52,14 @@ def save(out: str | Path, id: str, title: str, model: Classifier | None, data: D
     rows = zip(ids, x, x_adv, data.y[ids], taken, strict=True)
     examples = [Example(int(i), a, b, data.classes[y], data.classes[t]) for i, a, b, y, t in rows]
     return _written(Path(out, FOLDER, f"{id}.png"), panel(examples, title))
+
+
+def _inverted(arrays, title: str, classes: tuple[str, ...]) -> bytes:
+    """The mean image of each of the first classes above the first reconstruction of it, as the judge takes it."""
+    labels = arrays["labels"]
+    first = [int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels)[:MOST]]
+    rows = [(i, labels[i], arrays["judged"][i], as_unit(arrays["reconstructions"][i])) for i in first]
+    return panel([Example(i, arrays["means"][y], x, classes[y], classes[said]) for i, y, said, x in rows], title)
 
 
 def _written(path: Path, picture: bytes) -> Path:

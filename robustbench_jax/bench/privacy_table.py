@@ -1,4 +1,4 @@
-"""Tables of membership inference: pure functions of records.
+"""Tables of privacy: membership inference, audits and reconstructions; pure functions of records.
 
 One table for each dataset and architecture; one row an attack and a training, over the seeds that were run (see
 poisoning_table.over_seeds).
@@ -34,6 +34,10 @@ def sheets(records: Iterable[Record]) -> list[Sheet]:
     ours = [record for record in records if record.status == "ok" and record.cell.threat == "membership"]
     audits = [record for record in records if record.status == "ok" and record.cell.threat == "audit"]
     pages = [_sheet(group) for group in grouped(ours, lambda cell: (cell.dataset, cell.model))]
+    inverted = [record for record in records if record.status == "ok" and record.cell.threat == "gradient_inversion"]
+    pages += [_inverted(group) for group in grouped(inverted, lambda cell: (cell.dataset, cell.examples, cell.seed))]
+    models = [record for record in records if record.status == "ok" and record.cell.threat == "model_inversion"]
+    pages += [_of_models(group) for group in grouped(models, lambda cell: (cell.dataset, cell.model))]
     return pages + [_audit(group) for group in grouped(audits, lambda cell: (cell.dataset, cell.model))]
 
 
@@ -63,6 +67,38 @@ def _audit(group: list[Record]) -> Sheet:
     )
     title = f"{cell.show('dataset')} · {cell.show('model')} · audit of privacy"
     return Sheet(title, note, ["Audit · victim", "ε audited", "ε promised", "Guesses right", "Clean"], rows)
+
+
+def _inverted(group: list[Record]) -> Sheet:
+    """One row an attack, a budget and a model."""
+    rows = []
+    for record in sorted(group, key=lambda record: (name(record.cell), record.cell.budget, record.cell.attack)):
+        numbers = [record.metrics[f"reconstruction_{it}"] for it in ("psnr", "ssim")]
+        shown = [
+            f"{it.value:.{digits}f}" + ("" if it.low is None else f" [{it.low:.{digits}f}, {it.high:.{digits}f}]")
+            for it, digits in zip(numbers, (1, 2), strict=True)
+        ]
+        rows.append([_called(record.cell), *shown, over_seeds([record.metrics["labels_found"]]), str(numbers[0].n)])
+    note = "Means over images with 95% bootstrap intervals. PSNR in dB, at most 100; SSIM 1: equal. Labels found in %."
+    title = f"{group[0].cell.show('dataset')} · images from shared gradients"
+    return Sheet(title, note, ["Attack · model", "PSNR", "SSIM", "Labels", "Images"], rows)
+
+
+def _of_models(group: list[Record]) -> Sheet:
+    """One row an attack and a training, over seeds."""
+    heads = {"Judge": "inversion_accuracy", "Victim": "inversion_confidence", "Clean": "clean_accuracy"}
+    rows = []
+    for found in sorted(grouped(group, _row_of), key=_place):
+        alike = sum(record.metrics["class_mean_ssim"].value for record in found) / len(found)
+        shown = [over_seeds([record.metrics.get(it) for record in found]) for it in heads.values()]
+        rows.append([_called(found[0].cell), *shown, f"{alike:.2f}", str(len(found))])
+    note = (
+        "In %. Judge: reconstructions that another model takes for their class; Victim: that the victim itself does. "
+        "SSIM: with the mean training image of the class." + SPREAD
+    )
+    cell = group[0].cell
+    title = f"{cell.show('dataset')} · {cell.show('model')} · model inversion"
+    return Sheet(title, note, ["Attack · victim", *heads, "SSIM", "Seeds"], rows)
 
 
 def _epsilon(record: Record) -> str:

@@ -174,7 +174,8 @@ def _run(cell: Cell, model: Classifier | None, lab: Lab | None, data: Dataset, w
 
 def keep(out: str | Path, record: Record, outcome: Outcome) -> None:
     """Writes the adversarial examples or the poison set, then the record: a record that can be read has its arrays."""
-    records.write_arrays(out, record.id, outcome.artefacts if trains(record.cell.threat) else _broken(outcome))
+    own = outcome.artefacts or trains(record.cell.threat)
+    records.write_arrays(out, record.id, outcome.artefacts if own else _broken(outcome))
     records.write(out, record)
 
 

@@ -17,7 +17,7 @@ def attack(options: argparse.Namespace) -> int:
     cell = cell_of(options, attack=options.attack)
     if trains(cell.threat):
         raise UserError(f"attack '{cell.method}' is on the training; see the verb poison")
-    return _one(options, cell)
+    return one_cell(options, cell)
 
 
 def certify(options: argparse.Namespace) -> int:
@@ -29,7 +29,7 @@ def certify(options: argparse.Namespace) -> int:
     certifier = options.certifier
     if options.timeout is not None:
         certifier = with_timeout(certifier, options.timeout)
-    return _one(options, cell_of(options, certifier=certifier))
+    return one_cell(options, cell_of(options, certifier=certifier))
 
 
 def cell_of(options: argparse.Namespace, **method: str) -> Cell:
@@ -50,7 +50,7 @@ def _verify(options: argparse.Namespace) -> int:
     return 0
 
 
-def _one(options: argparse.Namespace, cell: Cell) -> int:
+def one_cell(options: argparse.Namespace, cell: Cell) -> int:
     """Runs one cell, keeps its record where --out says, and prints it. 1 where the record contradicts itself."""
     out = runner.require_out(options.out) if options.out else None
     with console.progress() as bars:

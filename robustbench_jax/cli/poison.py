@@ -7,11 +7,11 @@ import jax
 import numpy as np
 
 from robustbench_jax.bench import console, panels, records, runner
-from robustbench_jax.bench.cells import Cell
+from robustbench_jax.bench.cells import Cell, trains
 from robustbench_jax.bench.collisions import collisions
 from robustbench_jax.bench.records import write_whole
 from robustbench_jax.bench.workshop import Workshop
-from robustbench_jax.cli.cells import cell_of
+from robustbench_jax.cli.cells import cell_of, one_cell
 from robustbench_jax.keys import stream
 from robustbench_jax.registry import build, entry
 from robustbench_jax.threats.backdoor import poison as poisoned_by
@@ -35,13 +35,13 @@ def privacy(options: argparse.Namespace) -> int:
     cell = cell_of(options, attack=options.attack)
     _require_verb("privacy", cell)
     options.export = None
-    return _one(options, cell)
+    return _one(options, cell) if trains(cell.threat) else one_cell(options, cell)
 
 
 def _require_verb(verb: str, cell: Cell) -> None:
     """UserError for a threat that another verb is for."""
     facts = entry("threat", cell.threat).facts
-    wanted = facts.get("verb", "poison") if facts.get("trains") else "attack"
+    wanted = facts.get("verb", "poison" if facts.get("trains") else "attack")
     if wanted != verb:
         raise UserError(f"attack '{cell.method}' belongs to '{cell.threat}'; see the verb {wanted}")
 
