@@ -108,6 +108,8 @@ def over_seeds(values: list[MetricValue | None]) -> str:
     mean, low, high = known[0].value, known[0].low, known[0].high
     if len(known) > 1:
         mean, (low, high) = t_interval(np.array([value.value for value in known]))
+        least = 0.0 if all(value.low is not None and value.low >= 0 for value in known) else -1.0
+        low, high = max(low, least), min(high, 1.0)  # no share is below 0 or above 1
     return f"{100 * mean:.1f}" + ("" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]")
 
 
