@@ -1,4 +1,4 @@
-"""The sweeps of poisoning, small: every kind of cell of theirs runs and leaves a whole record."""
+"""The sweeps of poisoning and of privacy, small: every kind of cell of theirs runs and leaves a whole record."""
 
 from pathlib import Path
 
@@ -18,12 +18,17 @@ FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a
         *("budget=rate(0.1)", "sweep.0.attack=badnets", "sweep.1.attack=sig(frequency=2)"),
         "sweep.2.attack=bpp",
     ),
-    "backdoor_repair": ("attack=blended", "model_defence=clp"),
+    "backdoor_repair": ("attack=blended", "sweep.0.model_defence=clp", "sweep.1.defence=mixup"),
+    "backdoor_clean_label": (
+        *("sweep.0.attack=label_consistent(steps=2)", "sweep.1.attack=hidden_trigger(steps=2)", "budget=rate(0.1)"),
+        "sweep.1.defence=standard",
+    ),
     "poison_filtering": ("attack=label_flip", "data_defence=loss_filtering"),
     "neural_cleanse_population": ("inspection=neural_cleanse(epochs=1, batch=4)", "budget=rate(0.1)"),
     "poison_availability": (
-        *("sweep.0.attack=label_flip", "sweep.1.attack=adversarial_poisons(steps=2)"),
-        "budget=rate(0.2)",
+        *("sweep.0.attack=label_flip", "sweep.1.attack=adversarial_poisons(steps=2)", "sweep.2.defence=gce"),
+        *("sweep.3.attack=subpopulation(clusters=4)", "sweep.4.model=mlp([])", "budget=rate(0.2)"),
+        "sweep.4.attack=influence_poisoning(steps=2)",
     ),
     "certified_poisoning": (
         *("defence=partitioned(partitions=3, steps=4)", "sweep.0.certifier=deep_partition"),
@@ -32,6 +37,15 @@ FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a
     "byzantine": (
         *("defence=federated(trimmed_mean, clients=5)", "attack=ipm", "budget=byzantine(1)"),
         "recipe=sgd(epochs=1, batch_size=4)",
+    ),
+    "membership_fashion_mnist": (
+        *("sweep.0.attack=gap", "sweep.1.attack=rmia", "sweep.2.attack=lira", "sweep.2.defence=dp_sgd(epsilon=8.0)"),
+        *("sweep.1.budget=shadows(2)", "sweep.2.budget=shadows(2)"),
+    ),
+    "privacy_audit": ("defence=dp_sgd(epsilon=8.0)", "budget=canaries(40)"),
+    "inversion_fashion_mnist": (
+        *("sweep.0.attack=analytic", "sweep.1.attack=inverting_gradients(3)", "sweep.2.attack=mi_face(steps=2)"),
+        *("sweep.0.budget=gradients(1)", "sweep.1.budget=gradients(2)"),
     ),
 }
 
@@ -48,7 +62,7 @@ def images(tmp_path_factory):
 @pytest.mark.parametrize("name", FIRST)
 def test_a_cell_of_each_kind_runs(name, images, tmp_path):
     sweep = load_sweep(CONFIGS / f"{name}.toml", [f'dataset=npz("{images}")', *SMALL, *FIRST[name]])
-    assert 1 <= len(sweep.cells) <= 3 and sweep.expected and sweep.duration
+    assert 1 <= len(sweep.cells) <= 5 and sweep.expected and sweep.duration
     summary = run_sweep(sweep.cells, tmp_path, runtime=sweep.runtime, workshop=Workshop(tmp_path / "victims"))
     assert not summary.failed and len(summary.ran) == len(sweep.cells)
     found, damaged = records.read_all(tmp_path)
