@@ -105,6 +105,7 @@ class TrainingDefence:
         """How `model`, with fresh weights, is trained: as `fit_with_curve` does, unless a defence trains several models
         or clients.
         """
+        require_one_loop(self)
         return fit_with_curve(key, model, data, recipe, defence=self, directory=directory, report=report)
 
     def combine(
@@ -215,6 +216,7 @@ def fit_many_with_curves(
     report: Report = silent,
 ) -> tuple[Classifier, list[Curve]]:
     """As `fit_many`, with M curves. directory: as in `fit`, one for all; report: told of means over the models."""
+    require_one_loop(defence)
     count = len(keys)
     subsets = np.broadcast_to(np.arange(len(data)), (count, len(data))) if subsets is None else np.asarray(subsets)
     parts = [[own[rows] for rows in _hold_out(keys[i], len(own), recipe)] for i, own in enumerate(subsets)]
@@ -230,6 +232,16 @@ def fit_many_with_curves(
             for i in range(count)
         ]
     return models.replace(params=_stack([model.params for model, _ in fitted])), [curve for _, curve in fitted]
+
+
+def require_one_loop(defence: TrainingDefence) -> None:
+    """UserError for a defence around one that has a training loop of its own, which would be passed over."""
+    inner = getattr(defence, "defence", None)
+    while isinstance(inner, TrainingDefence):
+        if _own(inner, "fit"):
+            around, name = defence.registered[1], inner.registered[1]
+            raise UserError(f"'{name}' has a training loop of its own, and cannot be inside '{around}'")
+        inner = getattr(inner, "defence", None)
 
 
 def gains(defence: TrainingDefence, model: Classifier) -> bool:

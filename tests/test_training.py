@@ -340,3 +340,11 @@ def test_recipes_without_the_newer_options_have_the_identity_that_they_had():
 def test_wrong_recipes_are_named(text, message):
     with pytest.raises(UserError, match=message):
         build("recipe", text)
+
+
+@pytest.mark.parametrize("inner", ["dp_sgd", "partitioned(partitions=2)", "federated(mean, clients=2)", "abl"])
+def test_a_loop_of_its_own_is_never_passed_over_by_what_is_around_it(inner):
+    """awp(dp_sgd) would train without privacy."""
+    defence, recipe = build("training", f"awp({inner})"), build("recipe", "sgd(epochs=3, batch_size=8)")
+    with pytest.raises(UserError, match=r"has a training loop of its own, and cannot be inside 'awp'"):
+        training.fit(jax.random.key(0), fresh(), images(), recipe, defence=defence)
