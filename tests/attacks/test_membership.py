@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from robustbench_jax.attacks.privacy.lira import fitted, views
+from robustbench_jax.attacks.privacy.quantile_regression import described, ridge_regression
 from robustbench_jax.attacks.privacy.shadow_classifier import logistic
 from robustbench_jax.attacks.privacy.thresholds import modified_entropy
 from robustbench_jax.ops.statistics import area_under_roc
@@ -17,7 +18,11 @@ from tests import oracles
 
 KEY = jax.random.key(0)
 SHAPE, CLASSES, IMAGES, SHADOWS = (6, 6, 1), 4, 120, 8
-CALLS = {"label_noise": "label_noise(queries=4)", "label_shifts": "label_shifts(1)"}
+CALLS = {
+    "quantile_regression": "quantile_regression(8)",
+    "label_noise": "label_noise(queries=4)",
+    "label_shifts": "label_shifts(1)",
+}
 ATTACKS = [CALLS.get(name, name) for name, e in discover("attack").items() if e.facts["threat"] == "membership"]
 NEED_SHADOWS = [text for text in ATTACKS if build("attack", text).least]
 
@@ -174,6 +179,19 @@ def test_the_logistic_regression_has_no_gradient_left():
     assert np.abs(slope).max() < 1e-4
 
 
+def test_quantiles_follow_the_image_where_its_margin_does():
+    """Margins whose mean and spread are linear in an image: what is left has no trend and one spread."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (600, *SHAPE)).astype(np.uint8), np.arange(600) % CLASSES
+    of = described(x, CLASSES, 6)
+    seen = of(x, y)
+    known = 2 * seen[:, 0] + np.exp(0.5 * seen[:, 1]) * rng.normal(size=600) + y
+    mean = ridge_regression(seen, known, 1e-3)
+    assert mean[0] == pytest.approx(2, abs=0.3) and mean[-1] - mean[-4] == pytest.approx(3, abs=0.5)
+    spread = ridge_regression(seen, np.log((known - seen @ mean) ** 2), 1e-3)
+    assert spread[1] == pytest.approx(1.0, abs=0.3)
+
+
 def test_views_are_shifts_and_training_with_them_costs_queries():
     x = oracles.noise_images(3, SHAPE, CLASSES, 0).x
     found = views(x, 1)
@@ -193,6 +211,7 @@ def test_views_are_shifts_and_training_with_them_costs_queries():
         ("rmia(gamma=0)", "rmia: gamma = 0.0 must be greater than 0"),
         ("rmia_offline(a=2)", "rmia_offline: a = 2.0 must be from 0 to 1"),
         ("label_noise(queries=0)", "label_noise: queries = 0 must be greater than 0"),
+        ("quantile_regression(components=0)", "quantile_regression: components = 0 must be at least 1"),
         ("shadow_classifier(ridge=0)", "shadow_classifier: ridge = 0.0 must be greater than 0"),
     ],
 )
