@@ -1,7 +1,7 @@
 """From Python: the same record as the command line gives."""
 
 from robustbench_jax.bench import workshop
-from robustbench_jax.bench.cells import Cell, kind_of_model, make_cell, trains
+from robustbench_jax.bench.cells import Cell, kind_of_model, make_cell, trains, verb_of
 from robustbench_jax.bench.evaluation import Evaluation, attacks, evaluation
 from robustbench_jax.bench.records import Record
 from robustbench_jax.bench.runner import run_cell, run_training_cell, training_images
@@ -92,11 +92,47 @@ def poison(
         seed=seed,
         **more,
     )
-    if not trains(cell.threat):
-        raise UserError(f"attack = '{attack}' belongs to '{cell.threat}', not to the training; use attack()")
+    _require_function("poison", cell)
+    return _in_workshop(cell, directory, runtime)
+
+
+def privacy(
+    model: str,
+    data: str,
+    attack: str,
+    budget: str,
+    *,
+    defence: str = "",
+    recipe: str = "",
+    examples: int | None = None,
+    seed: int = 0,
+    directory: str = "runs/victims",
+    runtime: Runtime = Runtime(),
+) -> Record:
+    """The record of an attack on the privacy of training data: membership, an audit, or inversion.
+
+    model: an architecture, or for shared gradients any trained model too; data, attack, budget (shadows(8),
+    canaries(500), gradients(1), reconstructions(10)) and defence are call strings; the rest as in `poison`.
+    """
+    given = {"defence": defence, "recipe": recipe, "examples": examples, "seed": seed}
+    cell = make_cell(model=model, dataset=data, attack=attack, budget=budget, **given)
+    _require_function("privacy", cell)
+    return _in_workshop(cell, directory, runtime)
+
+
+def _in_workshop(cell: Cell, directory: str, runtime: Runtime) -> Record:
+    """The record of a cell whose models the workshop makes."""
     shop = workshop.Workshop(directory)
     images = shop.dataset(cell.dataset, cell.split, cell.examples)
-    return run_training_cell(cell, shop.lab(cell), images, runtime=runtime)[0]
+    if trains(cell.threat):
+        return run_training_cell(cell, shop.lab(cell), images, runtime=runtime)[0]
+    return run_cell(cell, shop.victim(cell), images, training=shop.training(cell), runtime=runtime)[0]
+
+
+def _require_function(name: str, cell: Cell) -> None:
+    """UserError for a threat that another function, or verb, is for."""
+    if (wanted := verb_of(cell.threat)) != name:
+        raise UserError(f"attack = '{cell.attack}' belongs to '{cell.threat}'; use {wanted}()")
 
 
 def evaluate(
@@ -155,8 +191,8 @@ def protect(model: Classifier | str, model_defence: str, data: Dataset | str, *,
 def _run(method: dict[str, str], model, data, *, examples, seed, name, pool, runtime) -> Record:
     """The record of one attack or certifier, and budget, on things that may be made already."""
     template = make_cell(model="mlp", dataset="fashion_mnist_mini", **method, examples=examples, seed=seed)
-    if trains(template.threat):
-        raise UserError(f"attack = '{method['attack']}' is on the training; use poison()")
+    if "attack" in method:
+        _require_function("attack", template)
     model, model_text = _model(model, name)
     given, (data, data_text) = data, _data(data, examples)
     check(model, data)

@@ -82,7 +82,7 @@ def test_an_evasion_attack_is_sent_to_its_own_verb(run):
 
 def test_a_poisoning_attack_is_sent_to_its_own_verb(capsys):
     arguments = ("--model", "cnn", "--dataset", "fashion_mnist_mini", "--budget", "rate(0.1)", "--attack", "badnets")
-    assert main(["attack", *arguments]) == 2 and "is on the training; see the verb poison" in capsys.readouterr().err
+    assert main(["attack", *arguments]) == 2 and "belongs to 'backdoor'; see the verb poison" in capsys.readouterr().err
 
 
 def test_python_gives_the_record_of_the_command_line(run, tmp_path):

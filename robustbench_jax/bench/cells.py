@@ -121,6 +121,12 @@ def trains(threat: str) -> bool:
     return bool(entry("threat", threat).facts.get("trains"))
 
 
+def verb_of(threat: str) -> str:
+    """The verb of the command line, and the function, that runs cells of the threat."""
+    facts = entry("threat", threat).facts
+    return facts.get("verb", "poison" if facts.get("trains") else "attack")
+
+
 def _check_training(fields: dict[str, Any], trained: bool, method: Any) -> None:
     """UserError for a trained model where training is attacked, and for what makes no sense in the cell's threat."""
     threat = fields["threat"]

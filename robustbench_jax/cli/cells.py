@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from robustbench_jax.bench import console, panels, records, runner
-from robustbench_jax.bench.cells import Cell, make_cell, trains, with_timeout
+from robustbench_jax.bench.cells import Cell, make_cell, verb_of, with_timeout
 from robustbench_jax.bench.collisions import collisions
 from robustbench_jax.bench.verify import as_json, as_text, verify_files
 from robustbench_jax.bench.workshop import Workshop
@@ -15,8 +15,8 @@ def attack(options: argparse.Namespace) -> int:
     if options.save_images and not options.out:
         raise UserError("--save-images: say with --out where")
     cell = cell_of(options, attack=options.attack)
-    if trains(cell.threat):
-        raise UserError(f"attack '{cell.method}' is on the training; see the verb poison")
+    if (verb := verb_of(cell.threat)) != "attack":
+        raise UserError(f"attack '{cell.method}' belongs to '{cell.threat}'; see the verb {verb}")
     return one_cell(options, cell)
 
 

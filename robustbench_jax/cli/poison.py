@@ -7,13 +7,13 @@ import jax
 import numpy as np
 
 from robustbench_jax.bench import console, panels, records, runner
-from robustbench_jax.bench.cells import Cell, trains
+from robustbench_jax.bench.cells import Cell, trains, verb_of
 from robustbench_jax.bench.collisions import collisions
 from robustbench_jax.bench.records import write_whole
 from robustbench_jax.bench.workshop import Workshop
 from robustbench_jax.cli.cells import cell_of, one_cell
 from robustbench_jax.keys import stream
-from robustbench_jax.registry import build, entry
+from robustbench_jax.registry import build
 from robustbench_jax.threats.backdoor import poison as poisoned_by
 from robustbench_jax.types import UserError
 
@@ -40,9 +40,7 @@ def privacy(options: argparse.Namespace) -> int:
 
 def _require_verb(verb: str, cell: Cell) -> None:
     """UserError for a threat that another verb is for."""
-    facts = entry("threat", cell.threat).facts
-    wanted = facts.get("verb", "poison" if facts.get("trains") else "attack")
-    if wanted != verb:
+    if (wanted := verb_of(cell.threat)) != verb:
         raise UserError(f"attack '{cell.method}' belongs to '{cell.threat}'; see the verb {wanted}")
 
 

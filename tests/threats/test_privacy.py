@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+import robustbench_jax as rb
 from robustbench_jax import metrics
 from robustbench_jax.bench import privacy_table, records
 from robustbench_jax.bench.cells import make_cell
@@ -195,3 +196,17 @@ def test_wrong_input_is_one_line(place, capsys, arguments, message):
     assert run(*arguments) == 2
     said = capsys.readouterr().err
     assert message in said and len(said.splitlines()) == 1
+
+
+def test_from_python_it_is_one_call_and_other_functions_say_so(place):
+    given = {"recipe": "adamw(epochs=2, batch_size=20)", "directory": "victims"}
+    record = rb.privacy("mlp([8])", 'npz("data.npz")', "loss_threshold", "shadows(0)", **given)
+    assert record.metrics["membership_auc"].n == 400
+    shared = rb.privacy("mlp([8])", 'npz("data.npz")', "analytic", "gradients(1)", examples=3, **given)
+    assert shared.metrics["reconstruction_psnr"].value > 50
+    with pytest.raises(UserError, match=r"belongs to 'membership'; use privacy\(\)"):
+        rb.poison("mlp([8])", 'npz("data.npz")', "loss_threshold", "shadows(0)")
+    with pytest.raises(UserError, match=r"belongs to 'backdoor'; use poison\(\)"):
+        rb.privacy("mlp([8])", 'npz("data.npz")', "badnets", "rate(0.1)")
+    with pytest.raises(UserError, match=r"belongs to 'audit'; use privacy\(\)"):
+        rb.attack(rb.build_model("mlp([8])", (6, 6, 1), 4, KEY), images(), "one_run_audit", "canaries(10)")
