@@ -35,6 +35,7 @@ CALLS = {  # each as it is quick to compile, or at parameters that matter on ima
     "resize_pad": "resize_pad(0.8)",
     "shattered": "shattered(levels=255)",
     "stochastic_masking": "stochastic_masking(draws=8)",
+    "beatrix": "beatrix(powers=2, fpr=0.1)",
     "strip": "strip(blends=8, fpr=0.1)",
     "total_variation": "total_variation(0.01, dropped=0.1, steps=10)",
     "vanishing": "vanishing(1e4)",

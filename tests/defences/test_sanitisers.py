@@ -215,3 +215,23 @@ def test_strip_rejects_what_stays_the_same_in_every_blend():
     x = np.array(data.x[:50])
     x[:, -1] = 255
     assert np.mean(predict(defended, x).argmax(-1) == CLASSES) > 0.8
+
+
+def test_beatrix_rejects_features_that_never_go_together_in_clean_images():
+    """Each hidden unit reads one row of pixels; clean images of a class light one, odd ones light another too."""
+    rng = np.random.default_rng(0)
+    y = np.arange(400, dtype=np.int32) % 3
+    x = rng.integers(10, 40, (400, 6, 6, 1))
+    x[np.arange(400), y] += rng.integers(150, 200, (400, 6, 1))
+    data = Dataset(x.astype(np.uint8), y, tuple("abc"), "rows")
+    model = build_model("mlp([6])", (6, 6, 1), 3, KEY)
+    into, head = np.repeat(np.eye(6), 6, axis=0) / 6, 10 * np.eye(6)[:, :3]
+    weights = {"hidden/0/kernel": into, "hidden/0/bias": np.zeros(6), "head/kernel": head, "head/bias": np.zeros(3)}
+    model = model.replace(params=model.params | {k: np.asarray(v, np.float32) for k, v in weights.items()})
+    defended = build("model_defence", "beatrix(powers=2, fpr=0.05)").protect(KEY, model, data)
+    odd = x.copy()
+    odd[:, 5] += 120  # a row that no class lights; the model does not look at it
+    rejected = [np.mean(predict(defended, images.astype(np.uint8)).argmax(-1) == 3) for images in (x, odd)]
+    assert rejected[0] < 0.15 and rejected[1] > 0.9
+    with pytest.raises(UserError, match="beatrix: powers = 0 must be greater than 0"):
+        build("model_defence", "beatrix(powers=0)")
