@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import binom
 
 from robustbench_jax.definitions import DEFINITIONS
+from robustbench_jax.ops.accounting import Guarantee
 from robustbench_jax.ops.statistics import area_under_roc, bootstrap_mean, clopper_pearson, roc
 from robustbench_jax.types import Metric
 
@@ -69,6 +70,12 @@ def membership(scores: np.ndarray, members: np.ndarray) -> dict[str, Metric]:
         found[f"membership_fpr_{digits}"] = proportion(f"membership_fpr_{digits}", np.arange(others) < false)
     found["membership_advantage"] = number("membership_advantage", np.max(curve.tpr - curve.fpr), len(scores))
     return found
+
+
+def promise(found: Guarantee) -> Metric:
+    """Epsilon, with delta, noise, rate, steps and the accountant that they hold for in its definition."""
+    held = f"delta {found.delta:g}, noise {found.noise:.4g}, rate {found.rate:.4g}, {found.steps} steps"
+    return Metric(found.epsilon, 1, None, None, f"{DEFINITIONS['epsilon'].text} ({held}; {found.accountant})")
 
 
 def number(name: str, value: float, n: int) -> Metric:

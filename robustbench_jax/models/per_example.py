@@ -61,8 +61,8 @@ def clipped_sum(
     if method == "ghost":
         sizes = _norms(net, params, weights, x[:, 0], y)
         factors = _factors(sizes, counted, norm)
-        summed = jax.grad(lambda w: jnp.sum(factors * losses(net, params, w, x[:, 0], y)))(weights)
-        return summed, sizes
+        seen = jnp.where((factors > 0).reshape(-1, *[1] * (x.ndim - 2)), x[:, 0], 0.0)  # 0 times NaN is NaN
+        return jax.grad(lambda w: jnp.sum(factors * losses(net, params, w, seen, y)))(weights), sizes
 
     def one(copies, label):
         every = jnp.full(len(copies), label)

@@ -68,7 +68,7 @@ def run(
         "membership_auc": metrics.area("membership_auc", scores[~included], scores[included]),
     }
     if promised:
-        found["epsilon"] = metrics.number("epsilon", promised.epsilon, 1)
+        found["epsilon"] = metrics.promise(promised)
     report(len(data))
     artefacts = {"scores": scores, "included": included, "guesses": said}
     return Outcome(found, {"clean_correct": test}, counts={"forward_evaluations": asked.queries}, artefacts=artefacts)

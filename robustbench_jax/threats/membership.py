@@ -57,7 +57,7 @@ def run(
     found["train_accuracy"] = metrics.proportion("train_accuracy", right[members])
     found["held_out_accuracy"] = metrics.proportion("held_out_accuracy", right[~members])
     if lab.guarantee is not None:
-        found["epsilon"] = metrics.number("epsilon", lab.guarantee(int(members.sum())).epsilon, 1)
+        found["epsilon"] = metrics.promise(lab.guarantee(int(members.sum())))
     report(len(data))
     curve = roc(scores, members)
     test = classify(victim, data.x, runtime) == data.y

@@ -148,6 +148,7 @@ def test_training_that_promises_more_than_it_keeps_is_refuted(place):
     lab = Lab(KEY, images(), images(60), Fake(), guarantee=lambda count: promise)
     attack, budget = build("attack", "one_run_audit(0.4)"), build("budget", "canaries(200)")
     found = audit.run(KEY, lab, images(60), attack, budget)
+    assert "delta 1e-05, noise 50, rate 0.1, 10 steps; pld, dp-accounting" in found.metrics["epsilon"].definition
     assert promise.epsilon < 0.5 < found.metrics["epsilon_lower"].value
     assert 280 < lab.fit.rows[0] < 320 and found.artefacts["included"].sum() + 200 == lab.fit.rows[0]
     cell = make_cell(
