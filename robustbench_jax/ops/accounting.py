@@ -14,7 +14,7 @@ from robustbench_jax.types import UserError
 
 ACCOUNTANTS = ("pld", "rdp")
 SMALL = 0.05
-TOLERANCE = 1e-4  # of the noise multiplier that is calibrated, relative
+TOLERANCE = 1e-3  # of the noise multiplier that is calibrated, relative
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,23 @@ def guarantee(noise: float, rate: float, steps: int, delta: float, accountant: s
 
 
 def noise_for(wanted: float, rate: float, steps: int, delta: float, accountant: str = "pld") -> float:
-    """The smallest noise multiplier, to within a ten thousandth, whose epsilon is at most `wanted`.
+    """The smallest noise multiplier, to within a thousandth, whose epsilon is at most `wanted`.
 
     Raises UserError where none up to 10,000 suffices.
     """
-    low, high = 0.0, 0.5
-    while epsilon(high, rate, steps, delta, accountant) > wanted:
+    high = 0.5 if accountant == "rdp" else noise_for(wanted, rate, steps, delta, "rdp")  # quick, and hardly more
+    low = 0.0 if accountant == "rdp" else 0.75 * high
+
+    def suffices(noise: float) -> bool:
+        return epsilon(noise, rate, steps, delta, accountant) <= wanted
+
+    while not suffices(high):
         low, high = high, 2 * high
         if high > 1e4:
             raise UserError(f"epsilon = {wanted}: no noise suffices for {steps} steps at a rate of {rate:.3g}")
+    while low and suffices(low):
+        low, high = 0.75 * low, low
     while high - low > TOLERANCE * high:
         middle = (low + high) / 2
-        if epsilon(middle, rate, steps, delta, accountant) > wanted:
-            low = middle
-        else:
-            high = middle
+        low, high = (low, middle) if suffices(middle) else (middle, high)
     return high  # its own epsilon was computed and is at most `wanted`
