@@ -39,10 +39,10 @@ FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a
         "recipe=sgd(epochs=1, batch_size=4)",
     ),
     "membership_fashion_mnist": (
-        *("sweep.0.attack=gap", "sweep.1.attack=rmia", "sweep.2.attack=lira", "sweep.2.defence=dp_sgd(epsilon=8.0)"),
+        *("sweep.0.attack=gap", "sweep.1.attack=rmia", "sweep.2.attack=lira", "sweep.2.defence=dp_sgd(noise=1.0)"),
         *("sweep.1.budget=shadows(2)", "sweep.2.budget=shadows(2)"),
     ),
-    "privacy_audit": ("defence=dp_sgd(epsilon=8.0)", "budget=canaries(40)"),
+    "privacy_audit": ("defence=dp_sgd(noise=1.0)", "budget=canaries(40)"),
     "inversion_fashion_mnist": (
         *("sweep.0.attack=analytic", "sweep.1.attack=inverting_gradients(3)", "sweep.2.attack=mi_face(steps=2)"),
         *("sweep.0.budget=gradients(1)", "sweep.1.budget=gradients(2)"),
