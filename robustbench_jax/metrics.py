@@ -73,9 +73,9 @@ def membership(scores: np.ndarray, members: np.ndarray) -> dict[str, Metric]:
 
 
 def promise(found: Guarantee) -> Metric:
-    """Epsilon, with delta, noise, rate, steps and the accountant that they hold for in its definition."""
+    """Epsilon, None for no promise at all; its definition says what it holds for, and by which accountant."""
     held = f"delta {found.delta:g}, noise {found.noise:.4g}, rate {found.rate:.4g}, {found.steps} steps"
-    return Metric(found.epsilon, 1, None, None, f"{DEFINITIONS['epsilon'].text} ({held}; {found.accountant})")
+    return Metric(_finite(found.epsilon), 1, None, None, f"{DEFINITIONS['epsilon'].text} ({held}; {found.accountant})")
 
 
 def number(name: str, value: float, n: int) -> Metric:

@@ -315,7 +315,7 @@ def _hold_out(key: jax.Array, count: int, recipe: Recipe) -> tuple[np.ndarray, n
 
 def _subset(data: Dataset, rows: np.ndarray) -> Dataset:
     whole = np.array_equal(rows, np.arange(len(data)))
-    return data if whole else Dataset(data.x[rows], data.y[rows], data.classes, data.name)
+    return data if whole else data.rows(rows)
 
 
 def _looks(step: int, total: int, judged: bool) -> bool:

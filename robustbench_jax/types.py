@@ -129,6 +129,10 @@ class Dataset:
             raise UserError(f"examples = {n}: {self.name} has {len(self)}, so give 1 to {len(self)}")
         return dataclasses.replace(self, x=self.x[:n], y=self.y[:n])
 
+    def rows(self, rows: np.ndarray) -> "Dataset":
+        """The examples in the rows int [R], in their order, or where bool [N] is true."""
+        return dataclasses.replace(self, x=self.x[rows], y=self.y[rows])
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over shapes, images, labels and class names: what a record says it was measured on."""

@@ -132,7 +132,7 @@ def _check_training(fields: dict[str, Any], trained: bool, method: Any) -> None:
     threat = fields["threat"]
     if trains(threat) and not trained:
         raise UserError(
-            f"'{fields['model']}' is trained already: threat '{threat}' is to the training; name an architecture "
+            f"'{fields['model']}' is trained already: threat '{threat}' trains models of its own; name an architecture "
             "such as cnn"
         )
     unused = [name for name in OF_TRAINING if name not in USED.get(threat, ())]

@@ -40,7 +40,8 @@ def refuted(records: Iterable[Record]) -> list[str]:
     lines = []
     for record in records:
         upper, lower = (record.metrics.get(name) for name in ("epsilon", "epsilon_lower"))
-        if record.status == "ok" and upper and lower and lower.value > upper.value:
+        known = record.status == "ok" and upper and lower and upper.value is not None
+        if known and lower.value > upper.value:
             bounds = f"epsilon is at least {lower.value:.2f} with 95% confidence, and promised to be {upper.value:.2f}"
             lines.append(f"{record.cell.label()}: {bounds}")
     return lines

@@ -92,9 +92,9 @@ def kind_of(record: Record) -> str:
 def _sheet(kind: str, columns: dict[str, str], group: list[Record]) -> Sheet:
     shown = {head: metric for head, metric in columns.items() if any(metric in record.metrics for record in group)}
     rows = [
-        [_called(found[0].cell), *(over_seeds([record.metrics.get(it) for record in found]) for it in shown.values())]
+        [called(found[0].cell), *(over_seeds([record.metrics.get(it) for record in found]) for it in shown.values())]
         + [str(len(found))]
-        for found in sorted(grouped(group, _row_of), key=_place)
+        for found in sorted(grouped(group, row_of), key=_place)
     ]
     title = f"{group[0].cell.show('dataset')} · {TITLES[kind]}"
     return Sheet(title, NOTES[kind] + SPREAD, ["Attack · victim", *shown, "Seeds"], rows)
@@ -113,7 +113,7 @@ def over_seeds(values: list[MetricValue | None]) -> str:
     return f"{100 * mean:.1f}" + ("" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]")
 
 
-def _row_of(cell: Cell) -> tuple:
+def row_of(cell: Cell) -> tuple:
     """Everything that names a row; the seed does not."""
     return tuple(value for field, value in cell.model_dump().items() if field not in ("seed", "inspection"))
 
@@ -124,7 +124,7 @@ def _place(found: list[Record]) -> tuple:
     return cell.attack, [value for _, value in parse(cell.budget).kwargs], name(cell)
 
 
-def _called(cell: Cell) -> str:
+def called(cell: Cell) -> str:
     return f"{cell.method} · {cell.show('budget')} · {name(cell)}"
 
 

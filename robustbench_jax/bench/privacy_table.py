@@ -6,9 +6,8 @@ poisoning_table.over_seeds).
 
 from collections.abc import Iterable
 
-from robustbench_jax.bench.cells import Cell
 from robustbench_jax.bench.groups import grouped, name
-from robustbench_jax.bench.poisoning_table import SPREAD, over_seeds
+from robustbench_jax.bench.poisoning_table import SPREAD, called, over_seeds, row_of
 from robustbench_jax.bench.records import Record
 from robustbench_jax.bench.sheets import Sheet
 from robustbench_jax.registry import parse
@@ -43,9 +42,9 @@ def sheets(records: Iterable[Record]) -> list[Sheet]:
 
 def _sheet(group: list[Record]) -> Sheet:
     rows = [
-        [_called(found[0].cell), *(over_seeds([r.metrics.get(it) for r in found]) for it in COLUMNS.values())]
+        [called(found[0].cell), *(over_seeds([r.metrics.get(it) for r in found]) for it in COLUMNS.values())]
         + [_epsilon(found[0]), str(len(found))]
-        for found in sorted(grouped(group, _row_of), key=_place)
+        for found in sorted(grouped(group, row_of), key=_place)
     ]
     cell = group[0].cell
     title = f"{cell.show('dataset')} · {cell.show('model')} · membership inference"
@@ -59,7 +58,7 @@ def _audit(group: list[Record]) -> Sheet:
         shown = (record.metrics.get(it) for it in ("guesses_right", "clean_accuracy"))
         guessed, accuracy = (over_seeds([value]) for value in shown)
         lower = f"{record.metrics['epsilon_lower'].value:.2f}"
-        rows.append([f"{_called(record.cell)} · seed {record.cell.seed}", lower, _epsilon(record), guessed, accuracy])
+        rows.append([f"{called(record.cell)} · seed {record.cell.seed}", lower, _epsilon(record), guessed, accuracy])
     cell = group[0].cell
     note = (
         "ε audited: with 95% confidence the training is not more private than this. ε promised: what it says. A bound "
@@ -78,7 +77,7 @@ def _inverted(group: list[Record]) -> Sheet:
             f"{it.value:.{digits}f}" + ("" if it.low is None else f" [{it.low:.{digits}f}, {it.high:.{digits}f}]")
             for it, digits in zip(numbers, (1, 2), strict=True)
         ]
-        rows.append([_called(record.cell), *shown, over_seeds([record.metrics["labels_found"]]), str(numbers[0].n)])
+        rows.append([called(record.cell), *shown, over_seeds([record.metrics["labels_found"]]), str(numbers[0].n)])
     note = "Means over images with 95% bootstrap intervals. PSNR in dB, at most 100; SSIM 1: equal. Labels found in %."
     title = f"{group[0].cell.show('dataset')} · images from shared gradients"
     return Sheet(title, note, ["Attack · model", "PSNR", "SSIM", "Labels", "Images"], rows)
@@ -88,10 +87,10 @@ def _of_models(group: list[Record]) -> Sheet:
     """One row an attack and a training, over seeds."""
     heads = {"Judge": "inversion_accuracy", "Victim": "inversion_confidence", "Clean": "clean_accuracy"}
     rows = []
-    for found in sorted(grouped(group, _row_of), key=_place):
+    for found in sorted(grouped(group, row_of), key=_place):
         alike = sum(record.metrics["class_mean_ssim"].value for record in found) / len(found)
         shown = [over_seeds([record.metrics.get(it) for record in found]) for it in heads.values()]
-        rows.append([_called(found[0].cell), *shown, f"{alike:.2f}", str(len(found))])
+        rows.append([called(found[0].cell), *shown, f"{alike:.2f}", str(len(found))])
     note = (
         "In %. Judge: reconstructions that another model takes for their class; Victim: that the victim itself does. "
         "SSIM: with the mean training image of the class." + SPREAD
@@ -106,15 +105,7 @@ def _epsilon(record: Record) -> str:
     return "–" if found is None or found.value is None else f"{found.value:.2f}"
 
 
-def _row_of(cell: Cell) -> tuple:
-    return tuple(value for field, value in cell.model_dump().items() if field != "seed")
-
-
 def _place(found: list[Record]) -> tuple:
     """Rows by victim, then by the number of shadow models, then by attack."""
     cell = found[0].cell
     return name(cell), [value for _, value in parse(cell.budget).kwargs], cell.attack
-
-
-def _called(cell: Cell) -> str:
-    return f"{cell.method} · {cell.show('budget')} · {name(cell)}"

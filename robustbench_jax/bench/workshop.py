@@ -118,7 +118,7 @@ class Workshop:
         """Models trained on rows of the data, the same for all seeds; those that are missing as one stack where the
         platform gains from it.
         """
-        parts = [Dataset(data.x[own], data.y[own], data.classes, data.name) for own in rows]
+        parts = [data.rows(own) for own in rows]
         runs = [
             _run(cell.model, cell.defence, cell.recipe, cell.dataset, part, SHADOWS + i) for i, part in enumerate(parts)
         ]

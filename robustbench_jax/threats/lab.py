@@ -57,7 +57,7 @@ class Lab:
 
     @cached_property
     def trusted(self) -> Dataset:
-        return rows_of(self.data, self.known)
+        return self.data.rows(self.known)
 
     def surrogates(self, count: int) -> tuple[Classifier, ...]:
         """So many models trained on the clean data with other seeds than the victim's."""
@@ -71,7 +71,7 @@ class Lab:
             free = len(self.data) - int(self.known.sum())
             raise UserError(f"{count} poisons: {free} of {len(self.data)} training images are not trusted; give fewer")
         open_rows = np.flatnonzero(~self.known)
-        made = make(rows_of(self.data, open_rows), self.surrogates(attack.references if count else 0))
+        made = make(self.data.rows(open_rows), self.surrogates(attack.references if count else 0))
         if not made.poisoned.any():
             whole = dataclasses.replace(made, dataset=self.data, poisoned=np.zeros(len(self.data), bool))
             return whole
@@ -84,11 +84,6 @@ class Lab:
         oracle = trigger is not None and hasattr(self.protector, "knowing")
         protector = self.protector.knowing(trigger) if oracle else self.protector
         return protector.protect(key, model, self.trusted)
-
-
-def rows_of(data: Dataset, rows: np.ndarray) -> Dataset:
-    """The rows int [R] or bool [N] of a dataset."""
-    return Dataset(data.x[rows], data.y[rows], data.classes, data.name)
 
 
 def spread(data: Dataset, rows: np.ndarray, made: PoisonedDataset) -> PoisonedDataset:

@@ -20,7 +20,7 @@ from robustbench_jax.ops.shadows import Shadows
 from robustbench_jax.ops.statistics import roc
 from robustbench_jax.registry import register
 from robustbench_jax.suspects import MembershipAttack, Suspects, Victim
-from robustbench_jax.threats.lab import Lab, rows_of
+from robustbench_jax.threats.lab import Lab
 from robustbench_jax.types import Dataset, Outcome, UserError
 
 DRAWS = "shadow halves"  # the stream that shadow models' images come from, of a key that is no cell's
@@ -45,7 +45,7 @@ def run(
     if budget.n < attack.least:
         raise UserError(f"shadows({budget.n}): '{name}' needs at least {attack.least} shadow models")
     members = halves(stream(key, "halves"), images, 2)[0]
-    victim = lab.fit(rows_of(lab.data, members))
+    victim = lab.fit(lab.data.rows(members))
     shadow_members = halves(stream(jax.random.key(0), DRAWS), images, budget.n)
     shadows = lab.fit_shadows(lab.data, [np.flatnonzero(own) for own in shadow_members]) if budget.n else ()
     asked = Victim(victim, attack.access, runtime)

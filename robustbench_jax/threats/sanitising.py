@@ -11,7 +11,7 @@ import numpy as np
 from robustbench_jax.keys import stream
 from robustbench_jax.metrics import area, proportion
 from robustbench_jax.poisons import PoisonedDataset
-from robustbench_jax.threats.lab import Lab, rows_of
+from robustbench_jax.threats.lab import Lab
 from robustbench_jax.types import Classifier, Metric
 
 
@@ -40,5 +40,5 @@ def sanitised(key: jax.Array, lab: Lab, victim: Classifier, poisoned: PoisonedDa
         "clean_removed": proportion("clean_removed", removed[~poisoned.poisoned]),
         "poison_auc": area("poison_auc", scores[~poisoned.poisoned], scores[poisoned.poisoned]),
     }
-    left = lab.fit(rows_of(data, ~removed)) if removed.any() else victim
+    left = lab.fit(data.rows(~removed)) if removed.any() else victim
     return Sanitised(left, found, {"scores": scores.astype(np.float32), "removed": removed})

@@ -68,7 +68,7 @@ def test_inspections_are_compared_with_models_of_clean_data(monkeypatch):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"model": "fashion_mnist/clean/standard"}, "is trained already: threat 'backdoor' is to the training"),
+        ({"model": "fashion_mnist/clean/standard"}, "is trained already: threat 'backdoor' trains models of its own"),
         ({"budget": "linf(0.1)"}, "attack 'badnets' takes no budget 'linf'"),
         ({"budget": "rate(2)"}, "rate: p = 2.0 must be from 0 to 1"),
         ({"attack": "badnet"}, "did you mean 'badnets'"),

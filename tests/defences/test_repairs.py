@@ -15,7 +15,7 @@ from robustbench_jax.defences.repair.ft_sam import adaptive_ascent
 from robustbench_jax.defences.repair.i_bau import PULL, hypergradient
 from robustbench_jax.defences.repair.mode_connectivity import bezier
 from robustbench_jax.defences.repair.nad import attention, attention_distance
-from robustbench_jax.defences.repair.repair import split, subset
+from robustbench_jax.defences.repair.repair import split
 from robustbench_jax.defences.repair.unlearning import NeuralCleanseUnlearning, Recovered, with_triggers
 from robustbench_jax.models import build_model
 from robustbench_jax.ops.images import as_unit
@@ -299,7 +299,7 @@ def test_what_is_no_network_of_ours_is_refused():
 def test_two_trusted_parts_need_an_image_each():
     _, data = planted()
     with pytest.raises(UserError, match="held = 0.01"):
-        split(KEY, subset(data, np.arange(20)), 0.01)
+        split(KEY, data.take(20), 0.01)
 
 
 @pytest.mark.parametrize("text", ["fine_pruning(1.5)", "clp(0.0)", "anp(alpha=2.0)", "ft_sam(0.0)", "nad(-1.0)"])

@@ -211,3 +211,13 @@ def test_from_python_it_is_one_call_and_other_functions_say_so(place):
         rb.privacy("mlp([8])", 'npz("data.npz")', "badnets", "rate(0.1)")
     with pytest.raises(UserError, match=r"belongs to 'audit'; use privacy\(\)"):
         rb.attack(rb.build_model("mlp([8])", (6, 6, 1), 4, KEY), images(), "one_run_audit", "canaries(10)")
+
+
+def test_so_little_noise_that_it_promises_nothing_is_no_number(place):
+    """An infinite epsilon is none: it is in no record, and no audit refutes it."""
+    record = rb.privacy(
+        "mlp([8])", 'npz("data.npz")', "one_run_audit", "canaries(40)", defence="dp_sgd(noise=0.01)",
+        recipe="sgd(epochs=1, batch_size=20)", directory="victims",
+    )  # fmt: skip
+    assert record.metrics["epsilon"].value is None and not collisions([record])
+    assert "noise 0.01" in record.metrics["epsilon"].definition

@@ -3,7 +3,8 @@
 Reference: Carlini et al., IEEE S&P 2022, arXiv:2112.03570. The margin log p_y - log(1 - p_y) is taken to be normal over
 models trained with the image and over models trained without it; their means are medians over the shadow models.
 variance: "global", one for all images, for each of the two sides (better for few shadow models; the reference code
-takes that of the models trained with it for both), or "example", the image's own.
+takes that of the models trained with it for both), or "example", the image's own. Two shadow models, one a side, show
+no variance at all: both forms then rank by the distances to the two margins.
 Offline only models without the image are used, and the score is the one-sided tail of the paper; the reference code
 scores by density, so that an uncommonly small margin counts as a member's.
 With `shifts` the victim is asked about shifted images too, as training may have been, and scores are averaged.

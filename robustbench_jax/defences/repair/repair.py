@@ -48,11 +48,7 @@ def split(key: jax.Array, data: Dataset, held: float) -> tuple[Dataset, Dataset]
     if not 0 < count < len(data):
         raise UserError(f"held = {held} of {len(data)} trusted images: both parts need one")
     order = np.asarray(jax.random.permutation(stream(key, "held"), len(data)))
-    return subset(data, np.sort(order[count:])), subset(data, np.sort(order[:count]))
-
-
-def subset(data: Dataset, rows: np.ndarray) -> Dataset:
-    return Dataset(data.x[rows], data.y[rows], data.classes, data.name)
+    return data.rows(np.sort(order[count:])), data.rows(np.sort(order[:count]))
 
 
 def accuracy(classifier: Classifier, data: Dataset) -> float:

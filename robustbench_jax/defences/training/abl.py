@@ -80,13 +80,9 @@ class ABL(TrainingDefence):
         begun, _ = fit_with_curve(stream(key, "early"), model, data, first, **options)
         order = np.argsort(losses_of(begun, data), kind="stable")
         count = max(1, round(self.isolated * len(data)))
-        fast, rest = (_part(data, np.sort(rows)) for rows in (order[:count], order[count:]))
+        fast, rest = (data.rows(np.sort(rows)) for rows in (order[:count], order[count:]))
         later = dataclasses.replace(recipe, epochs=recipe.epochs - self.early)
         options = {"defence": Standard(), "directory": places[1], "report": report}
         trained, curve = fit_with_curve(stream(key, "rest"), begun, rest, later, **options)
         again = dataclasses.replace(self.unlearning, batch_size=min(self.unlearning.batch_size, count))
         return fit_with_curve(stream(key, "unlearn"), trained, fast, again, defence=Ascent())[0], curve
-
-
-def _part(data: Dataset, rows: np.ndarray) -> Dataset:
-    return Dataset(data.x[rows], data.y[rows], data.classes, data.name)
