@@ -10,7 +10,7 @@ import robustbench_jax
 ROOT = Path(robustbench_jax.__file__).parent
 LAYERS = [
     ("types",),
-    ("registry", "keys", "definitions"),
+    ("registry", "keys", "definitions", "whole_files", "signing"),
     ("ops",),
     ("data", "models", "metrics", "poisons"),
     ("recipes", "checkpoints"),
@@ -19,6 +19,7 @@ LAYERS = [
     ("training", "federation"),
     ("attacks", "defences", "certify"),
     ("threats",),
+    ("serving",),
     ("bench",),
     ("api",),
     ("__init__",),

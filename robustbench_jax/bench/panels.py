@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from robustbench_jax.bench import records, roc_plots
-from robustbench_jax.bench.records import write_whole
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.judge import classify
 from robustbench_jax.types import Classifier, Dataset
+from robustbench_jax.whole_files import write_whole
 
 MOST = 8  # examples of one panel
 FOLDER = "images"

@@ -4,11 +4,7 @@ A file is written under another name, flushed to the disk and renamed, so what c
 edited: every table is computed from them.
 """
 
-import errno
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from robustbench_jax.bench.cells import Cell
 from robustbench_jax.types import Outcome, UserError
+from robustbench_jax.whole_files import write_whole
 
 SCHEMA = 1
 READ = {  # what tables read of each threat: metrics, the last of them of all examples, and arrays
@@ -128,26 +125,6 @@ def write_arrays(directory: str | Path, id: str, arrays: dict[str, np.ndarray]) 
     path = Path(directory, ARRAYS, f"{id}.npz")
     write_whole(path, lambda file: np.savez_compressed(file, **arrays))
     return path
-
-
-def write_whole(path: Path, fill: Callable[[Any], Any]) -> None:
-    """Calls `fill` with a binary file that becomes `path` when it is whole, and vanishes otherwise."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        raise UserError(f"could not write {path}: {why}; what was written before is whole") from error
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def read(path: str | Path) -> Record:

@@ -28,9 +28,10 @@ from robustbench_jax.bench import (
 from robustbench_jax.bench.bands import bands
 from robustbench_jax.bench.curves import Curve, along_eps, along_queries
 from robustbench_jax.bench.leaderboard import Row, Table, alarms, tables
-from robustbench_jax.bench.records import MetricValue, Record, write_whole
+from robustbench_jax.bench.records import MetricValue, Record
 from robustbench_jax.bench.sheets import Sheet
 from robustbench_jax.metrics import DEFINITIONS
+from robustbench_jax.whole_files import write_whole
 
 FORMATS = ("md", "csv", "tex", "html")
 NAMES = {"md": "leaderboard.md", "csv": "leaderboard.csv", "tex": "leaderboard.tex", "html": "leaderboard.html"}

@@ -26,6 +26,7 @@ from robustbench_jax.ops.runtime import Runtime, make_room
 from robustbench_jax.registry import build, entry, parse
 from robustbench_jax.threats.lab import Lab
 from robustbench_jax.types import Classifier, Dataset, Outcome, UserError
+from robustbench_jax.whole_files import write_whole
 
 Report = Callable[[int], None]
 
@@ -236,7 +237,7 @@ def require_out(out: str | Path) -> Path:
     path = Path(out)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        records.write_whole(path / ".writable", lambda file: file.write(b""))
+        write_whole(path / ".writable", lambda file: file.write(b""))
         (path / ".writable").unlink()
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from None

@@ -19,7 +19,6 @@ import numpy as np
 
 from robustbench_jax.bench.cells import Cell, kind_of_model
 from robustbench_jax.bench.clock import Clock
-from robustbench_jax.bench.records import write_whole
 from robustbench_jax.data import load_dataset
 from robustbench_jax.keys import stream
 from robustbench_jax.learning_curve import Curve, Progress
@@ -28,6 +27,7 @@ from robustbench_jax.registry import build, canonical, entry, parse
 from robustbench_jax.threats.lab import Lab
 from robustbench_jax.training import TrainingDefence, fit_many_with_curves, gains
 from robustbench_jax.types import Classifier, Dataset, UserError
+from robustbench_jax.whole_files import write_whole
 
 CHECKPOINTS, RUN = "checkpoints", "run.json"
 SURROGATES, MOST_SURROGATES = 2**31, 2**10  # seeds of attackers' models lie where those of cells hardly do

@@ -2,26 +2,23 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 
+from robustbench_jax import signing
 from robustbench_jax.bench import console
-from robustbench_jax.bench.records import write_whole
 from robustbench_jax.data import SPLITS, load_dataset
 from robustbench_jax.data import manifest as manifests
 from robustbench_jax.data.drift import drift
 from robustbench_jax.types import UserError
-
-PASSWORD = "ROBUSTBENCH_KEY_PASSWORD"
+from robustbench_jax.whole_files import write_whole
 
 
 def manifest(options: argparse.Namespace) -> int:
     """--new-key makes a key, --key and --out sign, --verify and --public check, --against looks for drift. 1 where the
     data differ.
     """
-    password = os.environ.get(PASSWORD, "")
     if options.new_key:
-        manifests.new_key(options.new_key, password)
+        signing.new_key(options.new_key, signing.password())
         console.say(f"written: {options.new_key} (keep it secret), {options.new_key}.pub")
         return 0
     if not options.dataset:
@@ -33,7 +30,7 @@ def manifest(options: argparse.Namespace) -> int:
         return _drift(options, splits)
     if not (options.out and options.key):
         raise UserError("manifest: give --key and --out to sign, --verify and --public to check, or --against")
-    content = manifests.signed(manifests.manifest(splits), manifests.private_key(options.key, password))
+    content = manifests.signed(manifests.manifest(splits), signing.private_key(options.key, signing.password()))
     write_whole(Path(options.out), lambda file: file.write(json.dumps(content).encode() + b"\n"))
     for split, data in splits.items():
         found = manifests.report(data)
@@ -47,7 +44,7 @@ def _verify(options: argparse.Namespace, splits) -> int:
     if not options.public:
         raise UserError("--verify: say with --public whose key it should be")
     content = manifests.read(options.verify)
-    manifests.check_signature(content, manifests.public_key(options.public), options.verify)
+    manifests.check_signature(content, signing.public_key(options.public), options.verify)
     found = [manifests.differences(content, split, data) for split, data in splits.items()]
     for each in filter(None, found):
         console.say(f"DIFFERS {each}")

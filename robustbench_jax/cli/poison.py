@@ -9,13 +9,13 @@ import numpy as np
 from robustbench_jax.bench import console, panels, records, runner
 from robustbench_jax.bench.cells import Cell, trains, verb_of
 from robustbench_jax.bench.collisions import collisions
-from robustbench_jax.bench.records import write_whole
 from robustbench_jax.bench.workshop import Workshop
 from robustbench_jax.cli.cells import cell_of, one_cell
 from robustbench_jax.keys import stream
 from robustbench_jax.registry import build
 from robustbench_jax.threats.backdoor import poison as poisoned_by
 from robustbench_jax.types import UserError
+from robustbench_jax.whole_files import write_whole
 
 
 def poison(options: argparse.Namespace) -> int:

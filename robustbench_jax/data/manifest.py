@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from robustbench_jax import signing
 from robustbench_jax.registry import register
 from robustbench_jax.types import Dataset, UserError, record
 
 VERSION = 1
 SHOWN = 5  # rows that a message names
-RAW = serialization.Encoding.PEM
 
 
 @dataclass(frozen=True)
@@ -71,22 +69,15 @@ def _described(data: Dataset) -> dict[str, Any]:
 
 def signed(content: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
     """The manifest with a signature over everything else in it."""
-    return content | {"signature": key.sign(_canonical(content)).hex()}
+    return content | {"signature": signing.sign(content, key)}
 
 
 def check_signature(content: dict[str, Any], key: Ed25519PublicKey, source: str) -> None:
     """UserError for a manifest that is not signed, or by another key, or changed since."""
     if "signature" not in content:
         raise UserError(f"{source} is not signed; sign it with manifest --key")
-    try:
-        key.verify(bytes.fromhex(content["signature"]), _canonical(content))
-    except (InvalidSignature, ValueError, TypeError):
-        raise UserError(f"{source}: the signature is not of this key, or the manifest was changed") from None
-
-
-def _canonical(content: dict[str, Any]) -> bytes:
-    plain = {name: value for name, value in content.items() if name != "signature"}
-    return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
+    if not signing.holds(content["signature"], content, key):
+        raise UserError(f"{source}: the signature is not of this key, or the manifest was changed")
 
 
 def differences(content: dict[str, Any], split: str, data: Dataset) -> Differences:
@@ -102,44 +93,6 @@ def differences(content: dict[str, Any], split: str, data: Dataset) -> Differenc
     changed = tuple(row for row, (a, b) in pairs if a != b)
     count = len(wanted["examples"])
     return Differences(split, changed, max(len(found) - count, 0), max(count - len(found), 0), "; ".join(odd))
-
-
-def new_key(path: str | Path, password: str = "") -> None:
-    """Writes a private key to `path` (PEM, encrypted where there is a password) and the public one to path + .pub."""
-    key, target = Ed25519PrivateKey.generate(), Path(path)
-    if target.exists():
-        raise UserError(f"{path} is there already; keys are not overwritten")
-    locked = serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()
-    target.touch(0o600)
-    target.write_bytes(key.private_bytes(RAW, serialization.PrivateFormat.PKCS8, locked))
-    public = key.public_key().public_bytes(RAW, serialization.PublicFormat.SubjectPublicKeyInfo)
-    target.with_name(target.name + ".pub").write_bytes(public)
-
-
-def private_key(path: str | Path, password: str = "") -> Ed25519PrivateKey:
-    """Raises UserError for what is no Ed25519 key, and for a wrong password."""
-    try:
-        key = serialization.load_pem_private_key(Path(path).read_bytes(), password.encode() or None)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is no private key in PEM, or the password is wrong: {error}") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise UserError(f"{path} is no Ed25519 key")
-    return key
-
-
-def public_key(path: str | Path) -> Ed25519PublicKey:
-    """Raises UserError for what is no Ed25519 public key."""
-    try:
-        key = serialization.load_pem_public_key(Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is no public key in PEM: {error}") from None
-    if not isinstance(key, Ed25519PublicKey):
-        raise UserError(f"{path} is no Ed25519 key")
-    return key
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -186,7 +139,7 @@ class Verified:
     def load(self, split: str, limit: int | None) -> Dataset:
         """Raises UserError where the signature or an example does not verify; the whole split is looked at."""
         content = read(self.manifest)
-        check_signature(content, public_key(self.key), self.manifest)
+        check_signature(content, signing.public_key(self.key), self.manifest)
         data = self.dataset.load(split, None)
         if found := differences(content, split, data):
             raise UserError(f"{self.manifest} does not vouch for these data: {found}")

@@ -1,6 +1,5 @@
 """Records: written once and whole, read back as they were, and never taken for whole when they are not."""
 
-import errno
 import json
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from robustbench_jax.bench import records
 from robustbench_jax.bench.cells import Cell
-from robustbench_jax.bench.records import Record, Timing, read, read_all, record_of, write, write_arrays, write_whole
+from robustbench_jax.bench.records import Record, Timing, read, read_all, record_of, write, write_arrays
 from robustbench_jax.metrics import evasion
 from robustbench_jax.types import Outcome, UserError
 from tests.bench.made_up import CELL, first, made_up, made_up_failure
@@ -96,23 +95,6 @@ def test_a_failed_record_needs_no_metrics(tmp_path):
     assert read(write(tmp_path, made_up_failure("boom"))).error == "boom"
 
 
-@pytest.mark.parametrize(
-    "code, said", [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "Permission denied")], ids=["full", "forbidden"]
-)
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, code, said):
-    path = tmp_path / "a.json"
-    path.write_text("before")
-
-    def fill(file):
-        file.write(b"half of ")
-        raise OSError(code, "Permission denied")
-
-    with pytest.raises(UserError, match=said):
-        write_whole(path, fill)
-    assert path.read_text() == "before"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-
-
 def test_who_reads_while_a_record_is_written_anew_reads_the_old_one_whole(tmp_path):
     """The new file takes the name of the old one, which is never written to."""
     old = made_up(first(7, 10))
@@ -120,16 +102,6 @@ def test_who_reads_while_a_record_is_written_anew_reads_the_old_one_whole(tmp_pa
         begun = reading.read(20)
         write(tmp_path, old.model_copy(update={"error": "something longer" * 99}))
         assert Record.model_validate_json(begun + reading.read()) == old
-
-
-def test_an_interrupted_write_leaves_nothing(tmp_path):
-    def fill(file):
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(tmp_path / "new" / "a.json", fill)
-    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_directory_that_cannot_be_made_is_an_error_of_one_line(tmp_path):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from robustbench_jax import signing
 from robustbench_jax.cli import main
 from robustbench_jax.data import load_dataset
 from robustbench_jax.data import manifest as manifests
@@ -99,13 +100,13 @@ def test_a_training_run_on_data_that_do_not_verify_does_not_begin(place, capsys)
 
 
 def test_a_key_may_have_a_password_and_needs_it(tmp_path):
-    manifests.new_key(tmp_path / "k", "secret")
-    assert manifests.private_key(tmp_path / "k", "secret").sign(b"x")
+    signing.new_key(tmp_path / "k", "secret")
+    assert signing.private_key(tmp_path / "k", "secret").sign(b"x")
     for wrong in ("", "other"):
         with pytest.raises(UserError, match="the password is wrong"):
-            manifests.private_key(tmp_path / "k", wrong)
+            signing.private_key(tmp_path / "k", wrong)
     with pytest.raises(UserError, match="keys are not overwritten"):
-        manifests.new_key(tmp_path / "k")
+        signing.new_key(tmp_path / "k")
 
 
 def test_duplicates_and_contradictions_are_counted(place):
