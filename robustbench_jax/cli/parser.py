@@ -4,8 +4,10 @@ import argparse
 from collections.abc import Callable
 from importlib.metadata import version
 
+from robustbench_jax.cli import keys
 from robustbench_jax.cli.cells import attack, certify
 from robustbench_jax.cli.evaluate import evaluate
+from robustbench_jax.cli.log import log_report, log_verify
 from robustbench_jax.cli.manifest import manifest
 from robustbench_jax.cli.poison import poison, privacy
 from robustbench_jax.cli.reports import CATALOGUE, catalogue, compare, leaderboard
@@ -47,10 +49,11 @@ def make_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
 
     def verb(name: str, run: Callable, options: Callable, help: str) -> None:
+        _add_verb(verbs, name, run, options, help)
+
+    def group(name: str, help: str) -> argparse._SubParsersAction:
         made = verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
-        made.set_defaults(run=run)
-        made.add_argument("--debug", action="store_true", help="show tracebacks")
-        options(made)
+        return made.add_subparsers(dest=f"{name} verb", required=True, metavar="VERB", parser_class=_Parser)
 
     verb("sweep", sweep, _sweep, "Run every cell of a sweep file that has no result yet, and write the leaderboard.")
     verb("attack", attack, _attack, "Attack one model.")
@@ -60,10 +63,25 @@ def make_parser() -> argparse.ArgumentParser:
     verb("evaluate", evaluate, _evaluate, "Attack one model with and without knowledge of its defence.")
     verb("train", train, _train, "Train a model; a run that was killed goes on from its last checkpoint.")
     verb("manifest", manifest, _manifest, "Sign what a dataset is, or verify that it still is that.")
+    log = group("log", "Verify the audit log of a served model, or report an incident.")
+    _add_verb(log, "verify", log_verify, _log, "Find any edit, deletion, reordering or truncation of a log.")
+    _add_verb(log, "report", log_report, _log_report, "Say who asked what, when, how often, and what was found.")
+    key = group("keys", "Make, list, disable and rotate the API keys of a served model.")
+    _add_verb(key, "new", keys.new, _keys_new, "Make an account; its key is shown once.")
+    _add_verb(key, "list", keys.listed, _keys_list, "List the accounts.")
+    _add_verb(key, "disable", keys.disable, _keys, "Let a key count no more.")
+    _add_verb(key, "rotate", keys.rotate, _keys, "Give an account a new key; the old one counts no more.")
     verb("leaderboard", leaderboard, _leaderboard, "Write the leaderboard of a results directory.")
     verb("compare", compare, _compare, "Compare two models of a results directory, image by image.")
     verb("list", catalogue, _list, "List what there is, with arguments and defaults.")
     return parser
+
+
+def _add_verb(verbs: argparse._SubParsersAction, name: str, run: Callable, options: Callable, help: str) -> None:
+    made = verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
+    made.set_defaults(run=run)
+    made.add_argument("--debug", action="store_true", help="show tracebacks")
+    options(made)
 
 
 def _sweep(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +149,42 @@ def _manifest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", metavar="M", help="compare the dataset with this manifest")
     parser.add_argument("--public", metavar="F", help="the public key that must have signed it")
     parser.add_argument("--against", metavar="D", help="look for drift from this trusted dataset, split by split")
+
+
+def _log(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--public-key", metavar="K", help="who must have signed it: F.pub of manifest --new-key F")
+    parser.add_argument("--head", metavar="H", help="a head that verify printed earlier: finds a cut-off end")
+    parser.add_argument("--json", action="store_true", help="print what comes out as JSON")
+
+
+def _log_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--public-key", metavar="K", help="who must have signed it")
+    parser.add_argument("--account", metavar="A", help="of this account alone")
+    parser.add_argument("--since", metavar="T", help="e.g. 2026-11-27 or 2026-11-27T03:28:00, UTC")
+    parser.add_argument("--until", metavar="T", help="before this time")
+    parser.add_argument("--kind", metavar="K", action="append", help="of this kind, e.g. alert; may be repeated")
+    parser.add_argument("--json", action="store_true", help="print all of it as JSON (default: Markdown)")
+
+
+def _keys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--accounts", required=True, metavar="FILE")
+    parser.add_argument("--name", required=True, metavar="N")
+
+
+def _keys_new(parser: argparse.ArgumentParser) -> None:
+    _keys(parser)
+    parser.add_argument("--scopes", nargs="+", metavar="S", help="predict, metrics, admin (default: predict)")
+    parser.add_argument("--rate", type=float, metavar="R", help="requests a second (default: 10)")
+    parser.add_argument("--burst", type=int, metavar="B", help="requests at once (default: 20)")
+    parser.add_argument("--budget", type=int, metavar="Q", help="queries in all (default: no limit)")
+    parser.add_argument("--expires", metavar="T", help="e.g. 2027-01-31T12:00:00Z (default: never)")
+
+
+def _keys_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--accounts", required=True, metavar="FILE")
+    parser.add_argument("--json", action="store_true", help="print one JSON object an account")
 
 
 def _leaderboard(parser: argparse.ArgumentParser) -> None:

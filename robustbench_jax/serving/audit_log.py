@@ -1,0 +1,244 @@
+"""The audit log: what was asked of a model, what was answered, who changed what. Appended to, never edited.
+
+    with AuditLog("audit.jsonl", signing_key=Path("me")) as log:
+        log.append("request", account="alice", input=kept(x, "digest", key))
+
+An entry is on the disk when `append` returns. Threads that append at once share one write and one fsync. A log that was
+killed while it wrote ends in the middle of a line; opening it moves that torn end into a file beside it and says so in
+an entry of its own; nothing that was acknowledged is in it. The form of the lines, and what they prove, is in
+serving/chain.py; kinds of entries that incident.py knows are in its docstring.
+"""
+
+import fcntl
+import hashlib
+import os
+import threading
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from robustbench_jax import signing
+from robustbench_jax.serving.chain import (
+    CLOSED,
+    OPENED,
+    OWN,
+    RECOVERED,
+    SIGNATURE,
+    Head,
+    Walk,
+    entry_of,
+    line_of,
+    signature,
+    verify,
+)
+from robustbench_jax.serving.incident import report
+from robustbench_jax.serving.redaction import kept, requests
+from robustbench_jax.types import UserError
+from robustbench_jax.whole_files import reason, write_whole
+
+__all__ = ["AuditLog", "Head", "kept", "report", "requests", "verify"]
+
+
+class AuditLog:
+    """path: the file, made where it is missing. signing_key: an Ed25519 key (signing.py) that signs every `sign_every`
+    entries, on opening and on closing. durable: whether `append` waits for the disk, or only for the system.
+
+    Raises UserError for a log that does not verify, that another process has open, that another key signed, or that is
+    signed while no key is given.
+    """
+
+    def __init__(
+        self, path: str | Path, *, signing_key: Path | None = None, sign_every: int = 100, durable: bool = True
+    ):
+        if sign_every < 1:
+            raise UserError(f"sign_every = {sign_every} must be at least 1")
+        self.path, self.durable = Path(path), durable
+        self._key = None if signing_key is None else signing.private_key(signing_key, signing.password())
+        self._every = sign_every
+        self._chain, self._disk = threading.Lock(), threading.Condition()  # what comes next; who writes
+        self._writing = False
+        self._pending: list[bytes] = []
+        self._closed, self._failure = False, ""
+        self._file = _locked(self.path)
+        try:
+            self._open()
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def append(self, kind: str, /, **fields: Any) -> int:
+        """Adds one entry; returns its number once it is kept. fields: whatever JSON has, NumPy numbers too.
+
+        Raises UserError for a kind that the log keeps to itself, for fields that JSON does not have, once the log is
+        closed, and for a disk that does not take the entry: after that it takes none, until it is opened anew.
+        """
+        if kind in OWN:
+            raise UserError(f"entries of kind '{kind}' are the log's own; choose another kind")
+        with self._chain:
+            number = self._add(kind, fields)
+            self._unsigned += 1
+            if self._key and self._unsigned >= self._every:
+                self._sign()
+        self._commit(number)
+        return number
+
+    @property
+    def head(self) -> Head:
+        """Of the last entry; keep it elsewhere, and `verify` sees whatever is cut off later."""
+        with self._chain:
+            return self._head
+
+    def sign(self) -> None:
+        """Signs what there is now, for instance once a minute. UserError without a key."""
+        if self._key is None:
+            raise UserError(f"{self.path} has no signing key")
+        with self._chain:
+            number = self._sign()
+        self._commit(number)
+
+    def close(self) -> None:
+        """Notes that the log was closed, signs it, and lets others open it. A second time it does nothing."""
+        with self._chain:
+            if self._closed:
+                return
+            closing = not self._failure
+            if closing:
+                number = self._add(CLOSED, {})
+                number = self._sign() if self._key else number
+            self._closed = True
+        try:
+            if closing:
+                self._commit(number)
+        finally:
+            with self._disk:
+                self._disk.wait_for(lambda: not self._writing)
+                os.close(self._file)
+
+    def __enter__(self) -> "AuditLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        """Goes on from the last whole entry; writes over a torn end only once that is kept elsewhere."""
+        walk = Walk(self._key and self._key.public_key()).through(self.path)
+        self._end, torn = walk.whole, walk.tail
+        if torn and _whole(torn):  # only the end of its line is missing
+            walk.read(torn)
+            self._pending.append(b"\n")
+        if walk.problems:
+            raise UserError(
+                f"{self.path}, {walk.problems[0]}; move it away: a log that does not verify is not continued"
+            )
+        if walk.signatures and not self._key:
+            raise UserError(f"{self.path} is signed; give the key that it is signed with")
+        self._head, self._unsigned, self._committed = walk.head, walk.unsigned, walk.head.number
+        if self._pending:
+            self._end += len(torn)
+        self._add(OPENED, self._promise())
+        if torn:
+            self._add(RECOVERED, self._moved_aside(b"" if _whole(torn) else torn))
+        number = self._sign() if self._key else self._head.number
+        self._commit(number)
+        os.ftruncate(self._file, self._end)
+        if self.durable:
+            os.fsync(self._file)
+            _fsync_directory(self.path.parent)
+
+    def _promise(self) -> dict[str, Any]:
+        """What the log says of itself when it is opened; a new one gets a name that no other has."""
+        fresh = {"log": os.urandom(16).hex()} if self._head.number < 0 else {}
+        return fresh | {"version": 1, "sign_every": self._every if self._key else None}
+
+    def _moved_aside(self, torn: bytes) -> dict[str, Any]:
+        """Keeps what is cut off in a file beside the log; what the log says of it."""
+        digest = hashlib.sha256(torn).hexdigest()
+        if not torn:
+            return {"cut": 0}
+        aside = self.path.with_name(f"{self.path.name}.torn-{digest[:12]}")
+        write_whole(aside, lambda file: file.write(torn), mode=0o600)
+        return {"cut": len(torn), "sha256": digest, "kept_in": aside.name}
+
+    def _add(self, kind: str, fields: dict[str, Any]) -> int:
+        """One more entry in memory; the caller has the chain."""
+        if self._closed or self._failure:
+            raise UserError(f"{self.path} takes no entry: {self._failure or 'it was closed'}")
+        number = self._head.number + 1
+        time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        try:
+            line, digest = line_of(number, time, kind, fields, self._head.hash)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"an entry of kind '{kind}' cannot be kept as JSON: {error}") from None
+        self._pending.append(line)
+        self._head = Head(number, digest)
+        return number
+
+    def _sign(self) -> int:
+        self._unsigned = 0
+        return self._add(SIGNATURE, signature(self._head, self._key))
+
+    def _commit(self, number: int) -> None:
+        """Returns once the entry is on the disk: whoever comes first writes what all the others have waiting."""
+        with self._disk:
+            while self._writing and self._committed < number:
+                self._disk.wait()
+            if self._committed >= number:
+                return
+            self._writing = True
+        try:
+            with self._chain:
+                lines, self._pending, last = b"".join(self._pending), [], self._head.number
+            self._write(lines)
+            self._committed = last
+        finally:
+            with self._disk:
+                self._writing = False
+                self._disk.notify_all()
+
+    def _write(self, lines: bytes) -> None:
+        if self._failure:
+            raise UserError(f"{self.path} takes no entry: {self._failure}")
+        try:
+            done = 0
+            while done < len(lines):
+                done += os.pwrite(self._file, lines[done:], self._end + done)
+            if self.durable:
+                os.fdatasync(self._file)
+        except OSError as error:
+            self._failure = f"it could not be written ({reason(error)}); open it anew"
+            with suppress(OSError):  # what is there of these lines was promised to nobody
+                os.ftruncate(self._file, self._end)
+            raise UserError(f"{self.path} takes no entry: {self._failure}") from error
+        self._end += len(lines)
+
+
+def _locked(path: Path) -> int:
+    """The open file, which no other process has open. UserError where that cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UserError(f"cannot open {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise UserError(f"{path} is written by another process, or by another log in this one") from None
+    return file
+
+
+def _fsync_directory(path: Path) -> None:
+    """So that the name of a new file outlives a power cut."""
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _whole(line: bytes) -> bool:
+    with suppress(ValueError):
+        return bool(entry_of(line))
+    return False

@@ -1,0 +1,297 @@
+"""The hash chain: one JSON object a line, each with the SHA-256 of the line before it and of itself.
+
+    {"number":1,"time":"2026-11-27T03:28:00.123456Z","kind":"request","fields":{...},"before":"<of 0>","hash":"..."}
+
+`hash` is the SHA-256 of the line without its last member, byte for byte as it stands there; entry 0 follows 64 zeros.
+An entry of kind "signature" has the Ed25519 signature of a private key over the number and the hash of the entry
+before it, and with that over everything up to there. A **head** is the number and the hash of an entry, kept elsewhere.
+
+What it proves. Whoever changes, takes out, puts in or moves an entry has to hash anew all that follow, and then fails
+the signatures after it, which he cannot make, or the head. The file alone cannot tell that its end was cut off at the
+end of a line, or that entries after its last signature were hashed anew: a head tells it.
+
+Reference: Schneier & Kelsey, "Secure audit logs to support computer forensics", ACM TISSEC 2(2), 1999.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from robustbench_jax import signing
+from robustbench_jax.types import UserError
+
+OPENED, RECOVERED, SIGNATURE, CLOSED = "opened", "recovered", "signature", "closed"
+OWN = (OPENED, RECOVERED, SIGNATURE, CLOSED)  # kinds that the log writes about itself
+MEMBERS = ("number", "time", "kind", "fields", "before")
+GENESIS = "0" * 64
+TAIL = re.compile(rb',"hash":"([0-9a-f]{64})"}')
+TAIL_LENGTH = len(',"hash":""}') + 64
+
+
+class Head(NamedTuple):
+    """Which entry a log ended with, and its hash: written `15:9f2c...`."""
+
+    number: int
+    hash: str
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.hash}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Head":
+        """UserError for what is no head."""
+        if not (found := re.fullmatch(r"(\d+):([0-9a-f]{64})", text.strip())):
+            raise UserError(
+                f"'{text}' is no head; it is a number, a colon and 64 hexadecimal digits, as verify prints it"
+            )
+        return cls(int(found[1]), found[2])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the log. time: UTC, as text in ISO 8601, which sorts as time does."""
+
+    number: int
+    time: str
+    kind: str
+    fields: dict[str, Any]
+    before: str
+    hash: str
+
+    def __getitem__(self, name: str) -> Any:
+        return self.fields[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.fields.get(name, default)
+
+
+def line_of(number: int, time: str, kind: str, fields: dict[str, Any], before: str) -> tuple[bytes, str]:
+    """A line, with its end, and its hash. ValueError or TypeError for fields that JSON does not have."""
+    content = dict(zip(MEMBERS, (number, time, kind, fields, before), strict=True))
+    body = json.dumps(content, separators=(",", ":"), allow_nan=False, default=_plain).encode()
+    digest = hashlib.sha256(body).hexdigest()
+    return body[:-1] + f',"hash":"{digest}"}}\n'.encode(), digest
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def entry_of(line: bytes) -> Entry:
+    """What a line, without its end, holds. ValueError where it is not what its hash says."""
+    body, end = line[:-TAIL_LENGTH] + b"}", TAIL.fullmatch(line[-TAIL_LENGTH:])
+    if end is None:
+        raise ValueError("it is no entry: it does not end with a hash")
+    if hashlib.sha256(body).hexdigest().encode() != end[1]:
+        raise ValueError("it was changed: its hash is not that of its content")
+    try:
+        content = json.loads(body)
+    except RecursionError:
+        content = None
+    if not isinstance(content, dict) or tuple(content) != MEMBERS or not isinstance(content["fields"], dict):
+        raise ValueError("it is no entry, though its hash is right: somebody else wrote it")
+    if type(content["number"]) is not int or not all(isinstance(content[k], str) for k in ("time", "kind", "before")):
+        raise ValueError("it is no entry, though its hash is right: somebody else wrote it")
+    return Entry(**content, hash=end[1].decode())
+
+
+def signature(head: Head, key: Ed25519PrivateKey) -> dict[str, Any]:
+    """The fields of an entry that signs the one before it."""
+    return _signed(head) | {"signature": signing.sign(_signed(head), key)}
+
+
+def _signed(head: Head) -> dict[str, Any]:
+    return {"log": "robustbench-jax audit log", "of": head.number, "head": head.hash}
+
+
+def entries(path: str | Path, *, damaged: bool = True) -> Iterator[Entry]:
+    """The entries of a log, one after another; an end that was cut short is none. A line that is not what its hash says
+    is a UserError, or passed over where damaged is False. Whether they follow one another is for `verify` to say.
+    """
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            if line.endswith(b"\n"):
+                yield entry_of(line[:-1])
+        except ValueError as error:
+            if damaged:
+                raise UserError(f"{path}, line {number}: {error}") from None
+
+
+def _lines(path: str | Path) -> Iterator[bytes]:
+    try:
+        with open(path, "rb") as file:
+            yield from file
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """line: which one, from 1."""
+
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.what}"
+
+
+@dataclass
+class Walk:
+    """A reading of a log from its first line, which notes what is wrong with it and goes on.
+
+    key: whose signatures must be there; None looks at the chain alone. expected: a head that must be in it.
+    whole: bytes up to the end of the last whole line. tail: what comes after that.
+    """
+
+    key: Ed25519PublicKey | None = None
+    expected: Head | None = None
+    problems: list[Problem] = field(default_factory=list)
+    head: Head = Head(-1, GENESIS)
+    lines: int = 0
+    whole: int = 0
+    tail: bytes = b""
+    signatures: int = 0
+    signed: int | None = None  # the last entry that a signature vouches for
+    unsigned: int = 0  # entries since the last signature, without those that the log writes about itself
+    _sure: bool = True  # whether the line before this one was sound
+    _every: int | None = None  # how many entries may stand between signatures, as a signed entry says
+    _announced: int | None = None
+
+    def through(self, path: str | Path) -> "Walk":
+        """The walk, at the end of the file. UserError where it cannot be read."""
+        for line in _lines(path):
+            if line.endswith(b"\n"):
+                self.read(line[:-1])
+                self.whole += len(line)
+            else:
+                self.tail = line
+        return self
+
+    def finish(self) -> "Walk":
+        """Notes what only the end shows."""
+        if self.tail:
+            self._note(f"cut short: {len(self.tail)} bytes without an end, left by a kill or by a hand", self.lines + 1)
+        if self.head.number < 0 and not self.problems:
+            self._note("there is no entry", 1)
+        if self.expected and self.head.number < self.expected.number:
+            self._note(
+                f"the log ends with entry {self.head.number}, and the head that was kept is entry "
+                f"{self.expected.number}: the end was cut off",
+                max(self.lines, 1),
+            )
+        if self.key and not self.signatures:
+            self._note("no entry is signed", 1)
+        return self
+
+    def read(self, line: bytes) -> None:
+        """The next line, without its end."""
+        self.lines += 1
+        try:
+            entry = entry_of(line)
+        except ValueError as error:
+            self._note(str(error))
+            self._sure = False
+            return
+        if entry.number <= self.head.number:
+            return self._note(f"entry {entry.number} is out of its place, or there twice: this line or one before it")
+        self._follow(entry)
+        self._look_for_head(entry)
+        self._count(entry)
+        self.head, self._sure = Head(entry.number, entry.hash), True
+
+    def _follow(self, entry: Entry) -> None:
+        due = self.head.number + 1
+        if not self._sure:
+            return
+        if entry.number > due:
+            missing = f"entry {due} is" if entry.number == due + 1 else f"entries {due} to {entry.number - 1} are"
+            self._note(f"{missing} missing before entry {entry.number}")
+        elif entry.before != self.head.hash:
+            self._note(f"entry {entry.number} does not follow the line before it: one of the two was put there later")
+        elif entry.number == 0 and entry.kind != OPENED:
+            self._note(f"a log begins with an entry '{OPENED}', not '{entry.kind}'")
+
+    def _look_for_head(self, entry: Entry) -> None:
+        if self.expected and entry.number == self.expected.number and entry.hash != self.expected.hash:
+            self._note(f"entry {entry.number} is not the one whose hash was kept: the log was written anew")
+
+    def _count(self, entry: Entry) -> None:
+        if entry.kind == SIGNATURE:
+            return self._check_signature(entry)
+        if entry.kind == OPENED:
+            self._announced = entry.get("sign_every")
+        self.unsigned += entry.kind not in OWN
+        if self.key and isinstance(self._every, int) and self.unsigned == self._every + 1:
+            self._note(f"there should be a signature before entry {entry.number}: one every {self._every} was promised")
+
+    def _check_signature(self, entry: Entry) -> None:
+        head = Head(entry.number - 1, entry.before)
+        if any(entry.get(name) != value for name, value in _signed(head).items()):
+            return self._note(f"entry {entry.number} signs another entry than the one before it")
+        if self.key and not signing.holds(entry.get("signature"), _signed(head), self.key):
+            return self._note(f"the signature in entry {entry.number} is not of this key")
+        self.signatures, self.signed, self.unsigned = self.signatures + 1, head.number, 0
+        self._every = self._announced
+
+    def _note(self, what: str, line: int | None = None) -> None:
+        self.problems.append(Problem(self.lines if line is None else line, what))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `verify` found; true where nothing is wrong. signed: the last entry that a checked signature vouches for."""
+
+    path: str
+    entries: int
+    head: Head
+    problems: tuple[Problem, ...]
+    signatures: int
+    signed: int | None
+
+    def __bool__(self) -> bool:
+        return not self.problems
+
+    def __str__(self) -> str:
+        if self.problems:
+            return "\n".join(f"{self.path}, {problem}" for problem in self.problems)
+        return f"{self.path}: all {self.entries} entries verify; {self.covered()}; head {self.head}"
+
+    def covered(self) -> str:
+        """What the signatures prove, in words."""
+        if self.signed is None:
+            return "signatures were not checked, give a public key"
+        after = self.head.number - self.signed - 1
+        return f"{self.signatures} signatures, up to entry {self.signed}, {after} entries after the last one"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "path": self.path,
+            "verifies": bool(self),
+            "entries": self.entries,
+            "head": str(self.head),
+            "signatures": self.signatures,
+            "signed": self.signed,
+            "problems": [vars(problem) for problem in self.problems],
+        }
+
+
+def verify(path: str | Path, public_key: str | Path | None = None, expected: Head | None = None) -> Verdict:
+    """Whether the log in a file is as it was written, and each place where it is not.
+
+    public_key: the file with the key that must have signed it. expected: a head that was kept elsewhere. Raises
+    UserError where a file cannot be read.
+    """
+    key = None if public_key is None else signing.public_key(public_key)
+    walk = Walk(key, expected).through(path).finish()
+    signed = walk.signed if key else None
+    return Verdict(str(path), walk.head.number + 1, walk.head, tuple(walk.problems), walk.signatures, signed)

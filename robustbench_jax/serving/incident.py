@@ -1,0 +1,206 @@
+"""The report of an incident, out of the log: who asked what, when and how often, what was found, and who changed what.
+
+Kinds of entries that it knows (any other is counted):
+
+    request   account, input, images     one call for predictions
+    verdict   account, verdict, ...      what was decided of a request: any word; whatever else is there is evidence
+    alert     account, monitor, ...      what a monitor found; whatever else is there is evidence
+    admin     account, act, ...          an administrative act, by whom
+
+The log's own entries (opened, recovered, closed) stand among the administrative acts.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from robustbench_jax.serving.chain import CLOSED, OPENED, RECOVERED, SIGNATURE, Entry, Verdict, entries, verify
+from robustbench_jax.types import UserError
+
+REQUEST, VERDICT, ALERT, ADMIN = "request", "verdict", "alert", "admin"
+ACTS = (ADMIN, OPENED, RECOVERED, CLOSED)
+SHOWN = 50  # lines of evidence on a page; JSON has all
+NOBODY = "(no account)"
+
+
+@dataclass
+class Account:
+    """What one account did. busiest: the most requests in one minute, and which minute."""
+
+    requests: int = 0
+    images: int = 0
+    verdicts: Counter = field(default_factory=Counter)
+    alerts: int = 0
+    first: str = ""
+    last: str = ""
+    minutes: Counter = field(default_factory=Counter, repr=False)
+
+    def see(self, entry: Entry) -> None:
+        self.first = self.first or entry.time
+        self.last = entry.time
+        if entry.kind == REQUEST:
+            self.requests += 1
+            self.images += _count(entry)
+            self.minutes[entry.time[:16]] += 1
+        elif entry.kind == VERDICT:
+            self.verdicts[str(entry.get("verdict"))] += 1
+        elif entry.kind == ALERT:
+            self.alerts += 1
+
+    @property
+    def busiest(self) -> tuple[str, int]:
+        return max(self.minutes.items(), key=lambda item: item[1], default=("", 0))
+
+    def as_dict(self) -> dict[str, Any]:
+        minute, most = self.busiest
+        own = {name: value for name, value in asdict(self).items() if name != "minutes"}
+        return own | {"verdicts": dict(self.verdicts), "busiest_minute": minute, "requests_in_it": most}
+
+
+@dataclass(frozen=True)
+class Report:
+    """verdict: whether the log can be believed. period: the first and the last time among what was selected."""
+
+    verdict: Verdict
+    chosen: dict[str, Any]
+    period: tuple[str, str]
+    kinds: dict[str, int]
+    accounts: dict[str, Account]
+    evidence: tuple[Entry, ...]
+    acts: tuple[Entry, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "log": self.verdict.as_dict(),
+            "chosen": self.chosen,
+            "period": list(self.period),
+            "kinds": self.kinds,
+            "accounts": {name: account.as_dict() for name, account in self.accounts.items()},
+            "evidence": [asdict(entry) for entry in self.evidence],
+            "acts": [asdict(entry) for entry in self.acts],
+        }
+
+    def markdown(self) -> str:
+        """One page. What clients wrote stands in it as code and cannot change its form."""
+        chosen = ", ".join(f"{name} {_code(value)}" for name, value in self.chosen.items()) or "everything"
+        lines = [
+            f"# Incident report: {_code(Path(self.verdict.path).name)}",
+            "",
+            *_state(self.verdict),
+            f"Chosen: {chosen}. Period: {self.period[0] or '–'} to {self.period[1] or '–'} (UTC).",
+            "Entries: " + (", ".join(f"{count:,} {kind}" for kind, count in self.kinds.items()) or "none") + ".",
+            *_table("Accounts", HEADS, [_row(name, account) for name, account in self.accounts.items()]),
+            *_table("Alerts and verdicts with evidence", ("entry", "time", "account", "what"), _listed(self.evidence)),
+            *_table("Administrative acts", ("entry", "time", "account", "what"), _listed(self.acts)),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+HEADS = ("account", "requests", "images", "verdicts", "alerts", "first", "last", "busiest minute")
+
+
+def report(
+    path: str | Path,
+    *,
+    account: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    kinds: Iterable[str] | None = None,
+    public_key: str | Path | None = None,
+) -> Report:
+    """What the log says of an account (None: all), from `since` until before `until` (ISO 8601; UTC where no zone is
+    given), of some kinds (None: all but signatures). Entries that do not verify are left out and the report says so.
+    UserError for a time that is none.
+    """
+    low, high = instant(since) if since else "", instant(until) if until else "~"
+    verdict = verify(path, public_key)
+    chosen = {"account": account, "since": since, "until": until, "kinds": list(kinds) if kinds else None}
+    made = Report(verdict, {k: v for k, v in chosen.items() if v}, ("", ""), {}, {}, (), ())
+    found = [
+        entry
+        for entry in entries(path, damaged=False)
+        if low <= entry.time < high
+        and (account is None or entry.get("account") == account)
+        and (entry.kind in chosen["kinds"] if chosen["kinds"] else entry.kind != SIGNATURE)
+    ]
+    return _summed(made, found)
+
+
+def _summed(made: Report, found: list[Entry]) -> Report:
+    accounts: dict[str, Account] = {}
+    for entry in found:
+        if entry.kind in (REQUEST, VERDICT, ALERT):
+            accounts.setdefault(str(entry.get("account") or NOBODY), Account()).see(entry)
+    return Report(
+        made.verdict,
+        made.chosen,
+        (found[0].time, found[-1].time) if found else ("", ""),
+        dict(Counter(entry.kind for entry in found).most_common()),
+        dict(sorted(accounts.items(), key=lambda item: -item[1].requests)),
+        tuple(entry for entry in found if entry.kind == ALERT or _has_evidence(entry)),
+        tuple(entry for entry in found if entry.kind in ACTS),
+    )
+
+
+def instant(text: str) -> str:
+    """A time as entries have it. UserError for what is none."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"'{text}' is no time; write e.g. 2026-11-27 or 2026-11-27T03:28:00") from None
+    time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    return time.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _count(entry: Entry) -> int:
+    images = entry.get("images", 1)
+    return images if isinstance(images, int) else 1
+
+
+def _has_evidence(entry: Entry) -> bool:
+    return entry.kind == VERDICT and bool(entry.get("evidence"))
+
+
+def _state(verdict: Verdict) -> list[str]:
+    if verdict:
+        return [f"The log verifies: {verdict.entries:,} entries; {verdict.covered()}.", ""]
+    said = [f"- {problem}" for problem in verdict.problems[:SHOWN]]
+    more = len(verdict.problems) - SHOWN
+    return ["**The log does not verify**; what follows may be wrong or incomplete:", "", *said, *_more(more), ""]
+
+
+def _row(name: str, account: Account) -> tuple[str, ...]:
+    verdicts = ", ".join(f"{_code(word)} {count:,}" for word, count in account.verdicts.most_common()) or "–"
+    minute, most = account.busiest
+    counts = f"{account.requests:,}", f"{account.images:,}", verdicts, f"{account.alerts:,}"
+    return _code(name), *counts, account.first, account.last, f"{most:,} at {minute}" if most else "–"
+
+
+def _listed(found: tuple[Entry, ...]) -> list[tuple[str, ...]]:
+    rows = []
+    for entry in found:
+        rest = {name: value for name, value in entry.fields.items() if name not in ("account", "input")}
+        who = _code(entry.get("account")) if entry.get("account") else "–"
+        rows.append((str(entry.number), entry.time, who, f"{entry.kind} {_code(rest)}"))
+    return rows
+
+
+def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    if not rows:
+        return ["", f"## {title}", "", "None."]
+    lines = [f"| {' | '.join(row)} |" for row in (heads, ("---",) * len(heads), *rows[:SHOWN])]
+    return ["", f"## {title}", "", *lines, *_more(len(rows) - SHOWN)]
+
+
+def _more(count: int) -> list[str]:
+    return ["", f"... and {count:,} more: see --json"] if count > 0 else []
+
+
+def _code(value: Any) -> str:
+    """As code, on one line, whatever is in it."""
+    text = value if isinstance(value, str) and value.isascii() and value.isprintable() else json.dumps(value)
+    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
