@@ -31,6 +31,7 @@ PACKAGES = {
     "inspection": "robustbench_jax.defences.inspection",
     "model": "robustbench_jax.models",
     "model_defence": "robustbench_jax.defences",
+    "monitor": "robustbench_jax.defences.monitoring",
     "pretrained": "robustbench_jax.models",
     "recipe": "robustbench_jax.recipes",
     "training": "robustbench_jax.defences.training",

@@ -71,3 +71,8 @@ def _labelled(architecture: str, count: int, seed: int) -> tuple[Classifier, Dat
     data = noise_images(count)
     logits = jax.vmap(model)(as_unit(data.x))
     return model, Dataset(data.x, np.argmax(logits, -1).astype(np.int32), data.classes, "noise")
+
+
+def small(data: Dataset) -> Dataset:
+    """The images with every second row and column alone."""
+    return Dataset(np.ascontiguousarray(data.x[:, ::2, ::2]), data.y, data.classes, f"{data.name}, small")

@@ -20,6 +20,7 @@ CATALOGUE = {
     "losses": "loss",
     "model-defences": "model_defence",
     "models": "model",
+    "monitors": "monitor",
     "recipes": "recipe",
     "threats": "threat",
 }
