@@ -36,7 +36,7 @@ SHADOWS = 2**30
 
 def load_model(text: str) -> Classifier:
     """A trained model: a name in the zoo, or checkpoint("dir")."""
-    return _load_trained(text)[0]
+    return load_trained(text)[0]
 
 
 def protect(model: Classifier, model_defence: str, data: Dataset, seed: int = 0) -> Classifier:
@@ -44,7 +44,8 @@ def protect(model: Classifier, model_defence: str, data: Dataset, seed: int = 0)
     return build("model_defence", model_defence).protect(stream(jax.random.key(seed), "model defence"), model, data)
 
 
-def _load_trained(text: str) -> tuple[Classifier, dict]:
+def load_trained(text: str) -> tuple[Classifier, dict]:
+    """A trained model and its description."""
     kind = kind_of_model(text)
     if kind == "model":
         raise UserError(
@@ -136,7 +137,7 @@ class Workshop:
     def _model(self, model: str, defence: str, recipe: str, dataset: str, seed: int) -> Classifier:
         key = model, defence, recipe, dataset, seed
         if kind_of_model(model) != "model":
-            loaded, description = _load_trained(model)
+            loaded, description = load_trained(model)
             self.trainings[key] = _cost(description)
             return loaded
         data = self.dataset(dataset, "train", None)

@@ -11,6 +11,7 @@ from robustbench_jax.cli.log import log_report, log_verify
 from robustbench_jax.cli.manifest import manifest
 from robustbench_jax.cli.poison import poison, privacy
 from robustbench_jax.cli.reports import CATALOGUE, catalogue, compare, leaderboard
+from robustbench_jax.cli.seal import seal, sign
 from robustbench_jax.cli.sweep import sweep
 from robustbench_jax.cli.train import train
 from robustbench_jax.registry import nearest
@@ -63,6 +64,8 @@ def make_parser() -> argparse.ArgumentParser:
     verb("evaluate", evaluate, _evaluate, "Attack one model with and without knowledge of its defence.")
     verb("train", train, _train, "Train a model; a run that was killed goes on from its last checkpoint.")
     verb("manifest", manifest, _manifest, "Sign what a dataset is, or verify that it still is that.")
+    verb("seal", seal, _seal, "Encrypt a trained model into a file, or take it out again.")
+    verb("sign", sign, _sign, "Sign a model directory, or verify that it is signed.")
     log = group("log", "Verify the audit log of a served model, or report an incident.")
     _add_verb(log, "verify", log_verify, _log, "Find any edit, deletion, reordering or truncation of a log.")
     _add_verb(log, "report", log_report, _log_report, "Say who asked what, when, how often, and what was found.")
@@ -149,6 +152,21 @@ def _manifest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", metavar="M", help="compare the dataset with this manifest")
     parser.add_argument("--public", metavar="F", help="the public key that must have signed it")
     parser.add_argument("--against", metavar="D", help="look for drift from this trusted dataset, split by split")
+
+
+def _seal(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="M", help='zoo name, checkpoint("dir"); password or key: see the README')
+    parser.add_argument("--unseal", metavar="F", help="take the model out of this file")
+    parser.add_argument(
+        "--out", required=True, metavar="F", help="the sealed file, or the directory for what is unsealed"
+    )
+    parser.add_argument("--sign", metavar="K", help="sign it with this private key before it is sealed")
+
+
+def _sign(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="what train wrote")
+    parser.add_argument("--key", metavar="K", help="sign with this private key, made by manifest --new-key K")
+    parser.add_argument("--public", metavar="K", help="the public key that must have signed it")
 
 
 def _log(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 from safetensors import SafetensorError
+from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save as to_safetensors
 
 from robustbench_jax.models import build_model
 from robustbench_jax.models.ensemble import Ensemble, empty
@@ -73,22 +75,53 @@ def load(directory: str | Path) -> tuple[Classifier, dict]:
     """
     import orbax.checkpoint
 
-    root = Path(directory).absolute()
-    if not root.is_dir():
-        raise UserError(f"there is no checkpoint directory '{directory}'")
-    root = root / MODEL if (root / MODEL).is_dir() else root
-    description = read_description(root / DESCRIPTION)
-    empty = _empty(description, root)
+    place = root(directory)
+    description = read_description(place / DESCRIPTION)
+    empty = _empty(description, place)
     try:
         with orbax.checkpoint.StandardCheckpointer() as reader:
             params = reader.restore(
-                root / ARRAYS, {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in empty.params.items()}
+                place / ARRAYS, {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in empty.params.items()}
             )
     except Exception as error:
         raise UserError(
             f"{directory} is damaged or does not fit {description['architecture']}: {str(error).splitlines()[0]}"
         ) from error
     return _checked(empty, params, description, str(directory)), description
+
+
+def root(directory: str | Path) -> Path:
+    """Where the description of a model directory lies. UserError for a directory that is not there."""
+    place = Path(directory).absolute()
+    if not place.is_dir():
+        raise UserError(f"there is no checkpoint directory '{directory}'")
+    return place / MODEL if (place / MODEL).is_dir() else place
+
+
+def to_bytes(classifier: Classifier, description: dict) -> bytes:
+    """Description and arrays as bytes: eight with the length of the description, it, and .safetensors.
+
+    UserError for a model whose description does not say how to build it.
+    """
+    _require_whole(description, "the model")
+    expected = _empty(description, Path("the model"))
+    if _checked(expected, classifier.params, description, "the model").net != classifier.net:
+        raise UserError(f"the model is not what its description, {description['architecture']}, would build")
+    said = json.dumps(description).encode()
+    return (
+        len(said).to_bytes(8, "big") + said + to_safetensors({k: np.asarray(v) for k, v in classifier.params.items()})
+    )
+
+
+def from_bytes(data: bytes, source: str) -> tuple[Classifier, dict]:
+    """What `to_bytes` made bytes of. UserError for anything else."""
+    end = 8 + int.from_bytes(data[:8], "big")
+    try:
+        description, params = json.loads(data[8:end]), from_safetensors(data[end:])
+    except (ValueError, SafetensorError) as error:
+        raise UserError(f"{source} holds no model: {error}") from None
+    _require_whole(description, source)
+    return _checked(_empty(description, Path(source)), params, description, source), description
 
 
 def save_file_pair(stem: Path, classifier: Classifier, description: dict) -> None:
@@ -115,10 +148,13 @@ def read_description(path: Path) -> dict:
         raise UserError(f"{path.parent} holds no model: {path.name} is missing") from None
     except ValueError:
         raise UserError(f"{path} is cut short or no JSON; write the model again") from None
-    missing = [key for key in REQUIRED if key not in description]
-    if missing:
-        raise UserError(f"{path} does not say {', '.join(missing)}")
+    _require_whole(description, str(path))
     return description
+
+
+def _require_whole(description: dict, source: str) -> None:
+    if missing := [key for key in REQUIRED if key not in description]:
+        raise UserError(f"{source} does not say {', '.join(missing)}")
 
 
 def _empty(description: dict, source: Path) -> Classifier:
