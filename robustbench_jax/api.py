@@ -109,10 +109,11 @@ def privacy(
     directory: str = "runs/victims",
     runtime: Runtime = Runtime(),
 ) -> Record:
-    """The record of an attack on the privacy of training data: membership, an audit, or inversion.
+    """The record of an attack on the privacy of training data: membership, attributes, an audit, inversion.
 
     model: an architecture, or for shared gradients any trained model too; data, attack, budget (shadows(8),
-    canaries(500), gradients(1), reconstructions(10)) and defence are call strings; the rest as in `poison`.
+    complete(200), canaries(500), gradients(1), reconstructions(10)) and defence are call strings; the rest as in
+    `poison`.
     """
     given = {"defence": defence, "recipe": recipe, "examples": examples, "seed": seed}
     cell = make_cell(model=model, dataset=data, attack=attack, budget=budget, **given)

@@ -201,6 +201,46 @@ DEFINITIONS = {
         "others",
         "higher",
     ),
+    "attribute_accuracy": Definition(
+        "share of training records whose private attribute the attack says rightly", "members", "lower"
+    ),
+    "imputation_accuracy": Definition(
+        "share of training records whose private attribute is the one that complete records of others suggest, without "
+        "any model",
+        "members",
+        "lower",
+    ),
+    "attribute_advantage": Definition(
+        "share of attributes that the attack says rightly, less that of the imputation without a model, record by "
+        "record (Newcombe's paired interval)",
+        "members",
+        "lower",
+    ),
+    "held_out_attribute_accuracy": Definition(
+        "share of records that were not trained on whose private attribute the attack says rightly", "others", "lower"
+    ),
+    "held_out_imputation_accuracy": Definition(
+        "share of records that were not trained on whose private attribute is the one that complete records of others "
+        "suggest, without any model",
+        "others",
+        "lower",
+    ),
+    "held_out_attribute_advantage": Definition(
+        "share of attributes that the attack says rightly, less that of the imputation without a model, record by "
+        "record, of records that were not trained on: what the model says of its source and of nobody in it",
+        "others",
+        "lower",
+    ),
+    "attribute_memorised": Definition(
+        "the advantage over imputation on training records, less that on others: what training on a record gave away",
+        "members and others",
+        "lower",
+    ),
+    "untrained_accuracy": Definition(
+        "share of records whose private attribute the attack says rightly from an untrained network of the same shape",
+        "members and others",
+        "lower",
+    ),
     "epsilon": Definition(
         "upper bound of the privacy loss of the training at the stated delta, by the accountant",
         "one training",

@@ -9,7 +9,14 @@ from scipy.stats import binom
 
 from robustbench_jax.definitions import DEFINITIONS
 from robustbench_jax.ops.accounting import Guarantee
-from robustbench_jax.ops.statistics import area_under_roc, bootstrap_mean, clopper_pearson, roc
+from robustbench_jax.ops.statistics import (
+    area_under_roc,
+    bootstrap_mean,
+    clopper_pearson,
+    independent_difference,
+    paired_difference,
+    roc,
+)
 from robustbench_jax.types import Metric
 
 
@@ -70,6 +77,25 @@ def membership(scores: np.ndarray, members: np.ndarray) -> dict[str, Metric]:
         found[f"membership_fpr_{digits}"] = proportion(f"membership_fpr_{digits}", np.arange(others) < false)
     found["membership_advantage"] = number("membership_advantage", np.max(curve.tpr - curve.fpr), len(scores))
     return found
+
+
+def attribute(found: np.ndarray, imputed: np.ndarray, members: np.ndarray) -> dict[str, Metric]:
+    """From which attributes an attack, and the imputation without a model, say rightly: bool [N] each, over members and
+    over the others.
+    """
+    out, gains = {}, []
+    for prefix, rows in (("", members), ("held_out_", ~members)):
+        attacked, base = found[rows], imputed[rows]
+        gains.append(paired_difference(attacked, base))
+        out[f"{prefix}attribute_accuracy"] = proportion(f"{prefix}attribute_accuracy", attacked)
+        out[f"{prefix}imputation_accuracy"] = proportion(f"{prefix}imputation_accuracy", base)
+        out[f"{prefix}attribute_advantage"] = _difference(f"{prefix}attribute_advantage", *gains[-1], len(attacked))
+    out["attribute_memorised"] = _difference("attribute_memorised", *independent_difference(*gains), len(found))
+    return out
+
+
+def _difference(name: str, value: float, interval: tuple[float, float], n: int) -> Metric:
+    return Metric(value, n, *interval, DEFINITIONS[name].text)
 
 
 def promise(found: Guarantee) -> Metric:

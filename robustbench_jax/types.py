@@ -106,13 +106,42 @@ class Classifier:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Attribute:
+    """Something private of each example: `values` int32 [N], the values' names, and the attribute's own.
+
+    place: (first, last + 1) of the flattened pixels that hold it one-hot, 255 among 0, as a table's columns do; None
+    where it is not part of what a model sees.
+    """
+
+    name: str
+    values: np.ndarray
+    names: tuple[str, ...]
+    place: tuple[int, int] | None = None
+
+    def rows(self, rows: np.ndarray) -> "Attribute":
+        return dataclasses.replace(self, values=self.values[rows])
+
+    def written(self, x: np.ndarray, value: int | None) -> np.ndarray:
+        """x uint8 [N, H, W, C] with this value in its place; nothing there for None. Only where there is a place."""
+        out = np.array(x).reshape(len(x), -1)
+        out[:, slice(*self.place)] = 0
+        if value is not None:
+            out[:, self.place[0] + value] = 255
+        return out.reshape(x.shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images on the host: `x` uint8 [N, H, W, C], `y` int32 [N], the classes' names, and where they come from."""
+    """Images on the host: `x` uint8 [N, H, W, C], `y` int32 [N], the classes' names, and where they come from.
+
+    attribute: what is private of each example, where that is known.
+    """
 
     x: np.ndarray
     y: np.ndarray
     classes: tuple[str, ...]
     name: str
+    attribute: Attribute | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "x", np.asarray(self.x))
@@ -127,18 +156,24 @@ class Dataset:
             return self
         if not 0 < n <= len(self):
             raise UserError(f"examples = {n}: {self.name} has {len(self)}, so give 1 to {len(self)}")
-        return dataclasses.replace(self, x=self.x[:n], y=self.y[:n])
+        return self.rows(slice(n))
 
-    def rows(self, rows: np.ndarray) -> "Dataset":
+    def rows(self, rows: np.ndarray | slice) -> "Dataset":
         """The examples in the rows int [R], in their order, or where bool [N] is true."""
-        return dataclasses.replace(self, x=self.x[rows], y=self.y[rows])
+        private = None if self.attribute is None else self.attribute.rows(rows)
+        return dataclasses.replace(self, x=self.x[rows], y=self.y[rows], attribute=private)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over shapes, images, labels and class names: what a record says it was measured on."""
+        """SHA-256 over shapes, images, labels and class names, and over the attribute where there is one: what a record
+        says it was measured on.
+        """
         sha = hashlib.sha256(repr((self.x.shape, str(self.x.dtype), self.classes)).encode())
         sha.update(np.ascontiguousarray(self.x))
         sha.update(np.ascontiguousarray(self.y.astype(np.int32)))
+        if self.attribute is not None:
+            sha.update(repr((self.attribute.name, self.attribute.names, self.attribute.place)).encode())
+            sha.update(np.ascontiguousarray(self.attribute.values.astype(np.int32)))
         return sha.hexdigest()
 
 

@@ -16,7 +16,7 @@ LAYERS = [
     ("recipes", "checkpoints"),
     ("learning_curve", "suspects", "streams"),
     ("traffic",),
-    ("fitting",),
+    ("fitting", "attributes"),
     ("training", "federation"),
     ("attacks", "defences", "certify"),
     ("threats",),

@@ -1,4 +1,4 @@
-"""Tables of privacy: membership inference, audits and reconstructions; pure functions of records.
+"""Tables of privacy: membership and attribute inference, audits and reconstructions; pure functions of records.
 
 One table for each dataset and architecture; one row an attack and a training, over the seeds that were run (see
 poisoning_table.over_seeds).
@@ -28,6 +28,19 @@ NOTE = (
 )
 
 
+OF_ATTRIBUTES = {
+    "Members": "attribute_accuracy",
+    "imputed": "imputation_accuracy",
+    "gain": "attribute_advantage",
+    "Others": "held_out_attribute_accuracy",
+    "their gain": "held_out_attribute_advantage",
+    "Memorised": "attribute_memorised",
+    "Untrained": "untrained_accuracy",
+    "Train": "train_accuracy",
+    "Clean": "clean_accuracy",
+}
+
+
 def sheets(records: Iterable[Record]) -> list[Sheet]:
     records = list(records)
     ours = [record for record in records if record.status == "ok" and record.cell.threat == "membership"]
@@ -37,6 +50,8 @@ def sheets(records: Iterable[Record]) -> list[Sheet]:
     pages += [_inverted(group) for group in grouped(inverted, lambda cell: (cell.dataset, cell.examples, cell.seed))]
     models = [record for record in records if record.status == "ok" and record.cell.threat == "model_inversion"]
     pages += [_of_models(group) for group in grouped(models, lambda cell: (cell.dataset, cell.model))]
+    attributes = [record for record in records if record.status == "ok" and record.cell.threat == "attribute"]
+    pages += [_of_attributes(group) for group in grouped(attributes, lambda cell: (cell.dataset, cell.model))]
     return pages + [_audit(group) for group in grouped(audits, lambda cell: (cell.dataset, cell.model))]
 
 
@@ -49,6 +64,24 @@ def _sheet(group: list[Record]) -> Sheet:
     cell = group[0].cell
     title = f"{cell.show('dataset')} · {cell.show('model')} · membership inference"
     return Sheet(title, NOTE + SPREAD, ["Attack · victim", *COLUMNS, "ε", "Seeds"], rows)
+
+
+def _of_attributes(group: list[Record]) -> Sheet:
+    """One row an attack and a training, over seeds."""
+    heads = {head: it for head, it in OF_ATTRIBUTES.items() if any(it in record.metrics for record in group)}
+    rows = [
+        [called(found[0].cell), *(over_seeds([r.metrics.get(it) for r in found]) for it in heads.values())]
+        + [_epsilon(found[0]), str(len(found))]
+        for found in sorted(grouped(group, row_of), key=_place)
+    ]
+    note = (
+        "In %. Members, Others: records that the victim was and was not trained on whose attribute is said rightly. "
+        "Imputed: of members by whoever has the complete records and no model; gain: above it. Memorised: gain of "
+        "members less that of others. Untrained: from a network before training. Train, Clean: the victim's accuracy."
+    )
+    cell = group[0].cell
+    title = f"{cell.show('dataset')} · {cell.show('model')} · attribute inference"
+    return Sheet(title, note + SPREAD, ["Attack · victim", *heads, "ε", "Seeds"], rows)
 
 
 def _audit(group: list[Record]) -> Sheet:

@@ -101,6 +101,7 @@ class Workshop:
             guarantee=partial(private.guarantee, build("recipe", cell.recipe))
             if hasattr(private, "guarantee")
             else None,
+            fresh=partial(_fresh, {"model": cell.model, "seed": cell.seed}, data),
         )
 
     def _fit(self, cell: Cell, data: Dataset, *, controller: Callable | None = None, surrogate: int | None = None):

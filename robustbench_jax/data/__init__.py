@@ -3,6 +3,8 @@
 A registered dataset has `load(split, limit) -> Dataset` and `available() -> bool`; loading tries no network.
 """
 
+import dataclasses
+
 from robustbench_jax.registry import build, discover, parse, short
 from robustbench_jax.types import Dataset, UserError
 
@@ -24,7 +26,7 @@ def load_dataset(text: str, split: str = "test", limit: int | None = None) -> Da
         name, here = parse(text).name, ", ".join(name for name in discover("dataset") if _is_here(name))
         raise UserError(f"dataset '{name}' is not here: {source.how_to_get()} (datasets here: {here})")
     data = source.load(split, limit)
-    return Dataset(data.x, data.y, data.classes, short("dataset", text)).take(limit)
+    return dataclasses.replace(data, name=short("dataset", text)).take(limit)
 
 
 def _is_here(name: str) -> bool:

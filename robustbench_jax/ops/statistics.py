@@ -88,6 +88,18 @@ def paired_difference(a: np.ndarray, b: np.ndarray, alpha: float = 0.05) -> tupl
     return pa - pb, Interval(pa - pb - low, pa - pb + high)
 
 
+def independent_difference(a: tuple[float, Interval], b: tuple[float, Interval]) -> tuple[float, Interval]:
+    """a less b, each an estimate with its interval, of independent samples.
+
+    Zou & Donner, Statistics in Medicine 2008, 27:1693 (MOVER): the distances to the intervals' ends are recovered
+    standard errors, and add up in squares.
+    """
+    (one, (low_one, high_one)), (other, (low_other, high_other)) = a, b
+    low = float(np.hypot(one - low_one, high_other - other))
+    high = float(np.hypot(high_one - one, other - low_other))
+    return one - other, Interval(one - other - low, one - other + high)
+
+
 def t_interval(values: np.ndarray, alpha: float = 0.05) -> tuple[float, Interval]:
     """The mean of values [K], K >= 2, and Student's interval: standard deviation with ddof = 1, K - 1 degrees."""
     values = _vector("values", values)

@@ -28,8 +28,8 @@ class Lab:
     attacker who has a hand in training) makes of it unless that is None, or as surrogate number so and so.
     fit_shadows(data, rows [M, n]) -> M models, each trained on its own rows of the data: the attacker's, the same ones
     for all seeds of a cell. guarantee(images): what a differentially private training of so many promises; None where
-    it promises nothing. sanitiser, inspector, protector: the built data defence, inspection and model defence; None for
-    none.
+    it promises nothing. fresh() -> the victim before training. sanitiser, inspector, protector: the built data defence,
+    inspection and model defence; None for none.
     """
 
     key: jax.Array
@@ -41,6 +41,7 @@ class Lab:
     protector: Any = None
     fit_shadows: Callable[..., tuple[Classifier, ...]] | None = None
     guarantee: Callable[[int], Any] | None = None
+    fresh: Callable[[], Classifier] | None = None
 
     @property
     def defended(self) -> bool:

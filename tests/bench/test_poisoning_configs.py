@@ -43,6 +43,11 @@ FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a
         *("sweep.1.budget=shadows(2)", "sweep.2.budget=shadows(2)"),
     ),
     "privacy_audit": ("defence=dp_sgd(noise=1.0)", "budget=canaries(40)"),
+    "attributes": (
+        *("sweep.0.attack=csmia", "sweep.1.attack=loss_density", "sweep.1.defence=dp_sgd(noise=1.0)"),
+        *("sweep.2.attack=overlearned", "budget=complete(12)", "sweep.0.dataset=census(train=40, test=20)"),
+        *("sweep.1.dataset=census(train=40, test=20)", "sweep.2.dataset=coarse(npz('{images}'), [[0, 1], [2, 3]])"),
+    ),
     "inversion_fashion_mnist": (
         *("sweep.0.attack=analytic", "sweep.1.attack=inverting_gradients(3)", "sweep.2.attack=mi_face(steps=2)"),
         *("sweep.0.budget=gradients(1)", "sweep.1.budget=gradients(2)"),
@@ -61,7 +66,10 @@ def images(tmp_path_factory):
 
 @pytest.mark.parametrize("name", FIRST)
 def test_a_cell_of_each_kind_runs(name, images, tmp_path):
-    sweep = load_sweep(CONFIGS / f"{name}.toml", [f'dataset=npz("{images}")', *SMALL, *FIRST[name]])
+    sweep = load_sweep(
+        CONFIGS / f"{name}.toml",
+        [f'dataset=npz("{images}")', *SMALL, *(it.format(images=images) for it in FIRST[name])],
+    )
     assert 1 <= len(sweep.cells) <= 5 and sweep.expected and sweep.duration
     summary = run_sweep(sweep.cells, tmp_path, runtime=sweep.runtime, workshop=Workshop(tmp_path / "victims"))
     assert not summary.failed and len(summary.ran) == len(sweep.cells)

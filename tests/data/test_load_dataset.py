@@ -7,6 +7,8 @@ from robustbench_jax.registry import build, canonical, discover
 from robustbench_jax.types import UserError
 
 ARGUMENTS = {
+    "adult": '"nowhere"',
+    "coarse": "fashion_mnist_mini, [[0], [1, 2, 3, 4, 5, 6, 7, 8, 9]]",
     "npz": '"nowhere"',
     "image_folder": '"nowhere"',
     "cifar10_c": '"nowhere", "fog", 3',

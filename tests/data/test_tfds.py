@@ -158,7 +158,7 @@ def test_a_dataset_that_is_not_prepared_says_how_to_get_it_and_what_is_here(root
         message = str(caught.value)
         assert f"tfds.builder('{name}', file_format='array_record').download_and_prepare()" in message
         assert "pip install tensorflow" in message and "\n" not in message
-        assert "here: fashion_mnist" in message and "fashion_mnist_mini" in message
+        assert "here: census, fashion_mnist" in message and "fashion_mnist_mini" in message
         assert ("ILSVRC2012_img_val.tar" in message) == (name == "imagenet2012")
 
 
