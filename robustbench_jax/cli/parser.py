@@ -60,9 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     verb("attack", attack, _attack, "Attack one model.")
     verb("certify", certify, _certify, "Certify one model: prove of images that nothing in the budget changes them.")
     verb("poison", poison, _poison, "Poison training data, train on it, defend, and judge: poisoning and backdoors.")
-    verb(
-        "privacy", privacy, _privacy, "Attack the privacy of training data: membership, attributes, audits, inversion."
-    )
+    verb("privacy", privacy, _privacy, "Attack the privacy of data: membership, attributes, audits, inversion.")
     verb("evaluate", evaluate, _evaluate, "Attack one model with and without knowledge of its defence.")
     verb("train", train, _train, "Train a model; a run that was killed goes on from its last checkpoint.")
     verb("manifest", manifest, _manifest, "Sign what a dataset is, or verify that it still is that.")
@@ -125,12 +123,7 @@ def _poison(parser: argparse.ArgumentParser) -> None:
 
 
 def _privacy(parser: argparse.ArgumentParser) -> None:
-    _add_victim(
-        parser,
-        required=True,
-        budget="e.g. shadows(16), complete(200), canaries(500)",
-        model="an architecture, e.g. cnn",
-    )
+    _add_victim(parser, required=True, budget="e.g. shadows(16), complete(200)", model="an architecture, e.g. cnn")
     parser.add_argument("--attack", required=True, metavar="A", help="e.g. lira, map_estimate, one_run_audit")
     _add_run(parser, "keep the record, the scores and the trained models there")
     parser.add_argument("--save-images", action="store_true", help="draw it: DIR/images/CELL.png; needs --out")
