@@ -98,9 +98,8 @@ def seal(data: bytes, secret: Secret, *, cost: tuple[int, int, int] = COST, chun
     cipher, view = _cipher(secret, salt, cost), memoryview(data)
     count = max(1, -(-len(data) >> chunk))
     parts = (view[i << chunk : (i + 1) << chunk] for i in range(count))
-    return header + b"".join(
-        cipher.encrypt(_nonce(prefix, i, i == count - 1), part, header) for i, part in enumerate(parts)
-    )
+    chunks = (cipher.encrypt(_nonce(prefix, i, i == count - 1), part, header) for i, part in enumerate(parts))
+    return b"".join([header, *chunks])
 
 
 def unseal(sealed: bytes, source: str, secret: Secret | None = None) -> bytes:

@@ -6,6 +6,7 @@
                                                 [--budget CALL]
     python scripts/benchmark.py bounds --peer-python PYTHON --peer-path AUTO_LIRPA [--cnn-a FILE --dataset CALL]
     python scripts/benchmark.py smoothing [--images 16] [--samples 10000]
+    python scripts/benchmark.py keeping [--repeats 3]
     python scripts/benchmark.py poisoning [--repeats 3]
     python scripts/benchmark.py privacy [--repeats 3]
     python scripts/benchmark.py training --peers [--updates 10] [--repeats 3] [--only-defence NAME]
@@ -19,8 +20,9 @@ or on others. Ours runs twice: what the first run takes longer is compiling. An 
 (preact_resnet18) has random weights, and its own predictions count as the labels.
 
 bounds: ibp, crown_ibp and crown against auto_LiRPA (benchmark_bounds.py). smoothing: against a plain loop in PyTorch
-(benchmark_smoothing.py). poisoning: many small models (benchmark_poisoning.py). privacy: clipped gradients,
-shadow models (benchmark_privacy.py). training: see benchmark_training.py.
+(benchmark_smoothing.py). keeping: the audit log, sealed models (benchmark_keeping.py). poisoning: many small models
+(benchmark_poisoning.py). privacy: clipped gradients, shadow models (benchmark_privacy.py). training: see
+benchmark_training.py.
 """
 
 import argparse
@@ -34,6 +36,7 @@ from functools import partial
 from importlib.metadata import version
 
 import benchmark_bounds
+import benchmark_keeping
 import benchmark_poisoning
 import benchmark_privacy
 import benchmark_smoothing
@@ -225,6 +228,7 @@ PARTS = {
     "drive": compare_drive,
     "autoattack": compare_autoattack,
     "bounds": benchmark_bounds.compare,
+    "keeping": partial(benchmark_keeping.compare, alternate=alternate),
     "poisoning": benchmark_poisoning.compare,
     "privacy": benchmark_privacy.compare,
     "smoothing": partial(benchmark_smoothing.compare, alternate=alternate),

@@ -23,6 +23,7 @@ CATALOGUE = {
     "monitors": "monitor",
     "recipes": "recipe",
     "threats": "threat",
+    "trained": "pretrained",
 }
 
 

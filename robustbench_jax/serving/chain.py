@@ -13,9 +13,11 @@ end of a line, or that entries after its last signature were hashed anew: a head
 Reference: Schneier & Kelsey, "Secure audit logs to support computer forensics", ACM TISSEC 2(2), 1999.
 """
 
+import fcntl
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,7 @@ OPENED, RECOVERED, SIGNATURE, CLOSED = "opened", "recovered", "signature", "clos
 OWN = (OPENED, RECOVERED, SIGNATURE, CLOSED)  # kinds that the log writes about itself
 MEMBERS = ("number", "time", "kind", "fields", "before")
 GENESIS = "0" * 64
+PATIENCE = 50  # looks, a hundredth of a second apart, at a line that somebody may be writing
 TAIL = re.compile(rb',"hash":"([0-9a-f]{64})"}')
 TAIL_LENGTH = len(',"hash":""}') + 64
 
@@ -126,9 +129,10 @@ def entries(path: str | Path, *, damaged: bool = True) -> Iterator[Entry]:
                 raise UserError(f"{path}, line {number}: {error}") from None
 
 
-def _lines(path: str | Path) -> Iterator[bytes]:
+def _lines(path: str | Path, start: int = 0) -> Iterator[bytes]:
     try:
         with open(path, "rb") as file:
+            file.seek(start)
             yield from file
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
@@ -168,8 +172,9 @@ class Walk:
     _announced: int | None = None
 
     def through(self, path: str | Path) -> "Walk":
-        """The walk, at the end of the file. UserError where it cannot be read."""
-        for line in _lines(path):
+        """The walk, gone on to the end of the file. UserError where it cannot be read."""
+        self.tail = b""
+        for line in _lines(path, self.whole):
             if line.endswith(b"\n"):
                 self.read(line[:-1])
                 self.whole += len(line)
@@ -285,6 +290,16 @@ class Verdict:
         }
 
 
+def _is_open(path: str | Path) -> bool:
+    """Whether a process has the log open to write to it."""
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 def verify(path: str | Path, public_key: str | Path | None = None, expected: Head | None = None) -> Verdict:
     """Whether the log in a file is as it was written, and each place where it is not.
 
@@ -292,6 +307,11 @@ def verify(path: str | Path, public_key: str | Path | None = None, expected: Hea
     UserError where a file cannot be read.
     """
     key = None if public_key is None else signing.public_key(public_key)
-    walk = Walk(key, expected).through(path).finish()
+    walk = Walk(key, expected).through(path)
+    for _ in range(PATIENCE):
+        if walk.tail and _is_open(path):  # a line that is being written has no end yet
+            time.sleep(0.01)
+            walk.through(path)
+    walk.finish()
     signed = walk.signed if key else None
     return Verdict(str(path), walk.head.number + 1, walk.head, tuple(walk.problems), walk.signatures, signed)

@@ -61,25 +61,42 @@ class Account:
         return own | {"verdicts": dict(self.verdicts), "busiest_minute": minute, "requests_in_it": most}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Report:
-    """verdict: whether the log can be believed. period: the first and the last time among what was selected."""
+    """verdict: whether the log can be believed. chosen: which entries. first, last: their times. kinds: how many each.
+    evidence: alerts, and verdicts that say why. acts: administrative ones.
+    """
 
     verdict: Verdict
     chosen: dict[str, Any]
-    period: tuple[str, str]
-    kinds: dict[str, int]
-    accounts: dict[str, Account]
-    evidence: tuple[Entry, ...]
-    acts: tuple[Entry, ...]
+    first: str = ""
+    last: str = ""
+    kinds: Counter = field(default_factory=Counter)
+    accounts: dict[str, Account] = field(default_factory=dict)
+    evidence: list[Entry] = field(default_factory=list)
+    acts: list[Entry] = field(default_factory=list)
+
+    def see(self, entry: Entry) -> None:
+        self.first, self.last = self.first or entry.time, entry.time
+        self.kinds[entry.kind] += 1
+        if entry.kind in (REQUEST, VERDICT, ALERT):
+            self.accounts.setdefault(str(entry.get("account") or NOBODY), Account()).see(entry)
+        if entry.kind == ALERT or (entry.kind == VERDICT and entry.get("evidence")):
+            self.evidence.append(entry)
+        if entry.kind in ACTS:
+            self.acts.append(entry)
+
+    @property
+    def busiest_first(self) -> dict[str, Account]:
+        return dict(sorted(self.accounts.items(), key=lambda item: -item[1].requests))
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "log": self.verdict.as_dict(),
             "chosen": self.chosen,
-            "period": list(self.period),
-            "kinds": self.kinds,
-            "accounts": {name: account.as_dict() for name, account in self.accounts.items()},
+            "period": [self.first, self.last],
+            "kinds": dict(self.kinds.most_common()),
+            "accounts": {name: account.as_dict() for name, account in self.busiest_first.items()},
             "evidence": [asdict(entry) for entry in self.evidence],
             "acts": [asdict(entry) for entry in self.acts],
         }
@@ -91,9 +108,9 @@ class Report:
             f"# Incident report: {_code(Path(self.verdict.path).name)}",
             "",
             *_state(self.verdict),
-            f"Chosen: {chosen}. Period: {self.period[0] or '–'} to {self.period[1] or '–'} (UTC).",
-            "Entries: " + (", ".join(f"{count:,} {kind}" for kind, count in self.kinds.items()) or "none") + ".",
-            *_table("Accounts", HEADS, [_row(name, account) for name, account in self.accounts.items()]),
+            f"Chosen: {chosen}. Period: {self.first or '–'} to {self.last or '–'} (UTC).",
+            "Entries: " + (", ".join(f"{count:,} {kind}" for kind, count in self.kinds.most_common()) or "none") + ".",
+            *_table("Accounts", HEADS, [_row(name, account) for name, account in self.busiest_first.items()]),
             *_table("Alerts and verdicts with evidence", ("entry", "time", "account", "what"), _listed(self.evidence)),
             *_table("Administrative acts", ("entry", "time", "account", "what"), _listed(self.acts)),
         ]
@@ -117,33 +134,14 @@ def report(
     UserError for a time that is none.
     """
     low, high = instant(since) if since else "", instant(until) if until else "~"
-    verdict = verify(path, public_key)
-    chosen = {"account": account, "since": since, "until": until, "kinds": list(kinds) if kinds else None}
-    made = Report(verdict, {k: v for k, v in chosen.items() if v}, ("", ""), {}, {}, (), ())
-    found = [
-        entry
-        for entry in entries(path, damaged=False)
-        if low <= entry.time < high
-        and (account is None or entry.get("account") == account)
-        and (entry.kind in chosen["kinds"] if chosen["kinds"] else entry.kind != SIGNATURE)
-    ]
-    return _summed(made, found)
-
-
-def _summed(made: Report, found: list[Entry]) -> Report:
-    accounts: dict[str, Account] = {}
-    for entry in found:
-        if entry.kind in (REQUEST, VERDICT, ALERT):
-            accounts.setdefault(str(entry.get("account") or NOBODY), Account()).see(entry)
-    return Report(
-        made.verdict,
-        made.chosen,
-        (found[0].time, found[-1].time) if found else ("", ""),
-        dict(Counter(entry.kind for entry in found).most_common()),
-        dict(sorted(accounts.items(), key=lambda item: -item[1].requests)),
-        tuple(entry for entry in found if entry.kind == ALERT or _has_evidence(entry)),
-        tuple(entry for entry in found if entry.kind in ACTS),
-    )
+    wanted = {"account": account, "since": since, "until": until, "kinds": list(kinds) if kinds else None}
+    made = Report(verify(path, public_key), {name: value for name, value in wanted.items() if value})
+    for entry in entries(path, damaged=False):
+        of_account = account is None or entry.get("account") == account
+        of_kind = entry.kind in wanted["kinds"] if wanted["kinds"] else entry.kind != SIGNATURE
+        if low <= entry.time < high and of_account and of_kind:
+            made.see(entry)
+    return made
 
 
 def instant(text: str) -> str:
@@ -161,10 +159,6 @@ def _count(entry: Entry) -> int:
     return images if isinstance(images, int) else 1
 
 
-def _has_evidence(entry: Entry) -> bool:
-    return entry.kind == VERDICT and bool(entry.get("evidence"))
-
-
 def _state(verdict: Verdict) -> list[str]:
     if verdict:
         return [f"The log verifies: {verdict.entries:,} entries; {verdict.covered()}.", ""]
@@ -180,7 +174,7 @@ def _row(name: str, account: Account) -> tuple[str, ...]:
     return _code(name), *counts, account.first, account.last, f"{most:,} at {minute}" if most else "–"
 
 
-def _listed(found: tuple[Entry, ...]) -> list[tuple[str, ...]]:
+def _listed(found: list[Entry]) -> list[tuple[str, ...]]:
     rows = []
     for entry in found:
         rest = {name: value for name, value in entry.fields.items() if name not in ("account", "input")}

@@ -185,6 +185,34 @@ def test_what_a_killed_process_had_acknowledged_is_there(tmp_path):
     assert len(acknowledged) >= 120 and acknowledged <= there
 
 
+def test_a_log_that_is_being_written_verifies(tmp_path):
+    """Whoever reads in the middle of a write waits for the end of the line."""
+    path, stop = tmp_path / "audit.jsonl", threading.Event()
+    with AuditLog(path, durable=False) as log:
+
+        def work():
+            while not stop.is_set():
+                log.append("request", filling="x" * 20_000)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            verdicts = [verify(path) for _ in range(20)]
+        finally:
+            stop.set()
+            thread.join()
+    assert all(verdicts), next(str(verdict) for verdict in verdicts if not verdict)
+
+
+def test_a_torn_end_that_a_writer_leaves_as_it_is_is_told(tmp_path, monkeypatch):
+    path = tmp_path / "audit.jsonl"
+    monkeypatch.setattr(chain, "PATIENCE", 3)
+    with AuditLog(path):
+        with path.open("ab") as file:
+            file.write(b"half a line")
+        assert [p.what[:9] for p in verify(path).problems] == ["cut short"]
+
+
 def test_a_disk_that_takes_no_entry_is_an_error_and_the_log_takes_none_after_it(tmp_path, monkeypatch):
     """Half a line is written before the disk is full: the file ends with the last whole one all the same."""
     path = tmp_path / "audit.jsonl"

@@ -194,13 +194,13 @@ def test_a_forger_cannot_go_on_for_longer_without_signatures_than_was_promised(l
     assert problems == [(10, "there should be a signature before entry 9: one every 3 was promised")]
 
 
-def test_every_truncation_is_found_with_a_head_and_without_one_unless_at_the_end_of_a_line(log):
-    whole, head = log.read_bytes(), verify(log).head
+def test_every_truncation_is_found_with_a_head_and_without_one_unless_at_the_end_of_a_line(short):
+    whole, head = short.read_bytes(), verify(short).head
     for at in range(len(whole)):
-        log.write_bytes(whole[:at])
+        short.write_bytes(whole[:at])
         ends = at > 0 and whole[at - 1 : at] == b"\n"
-        assert bool(verify(log)) == ends  # what the file alone cannot tell
-        problems = verify(log, expected=head).problems
+        assert bool(verify(short)) == ends  # what the file alone cannot tell
+        problems = verify(short, expected=head).problems
         assert problems and problems[-1].what.endswith("the end was cut off")
         assert problems[-1].line == max(whole[:at].count(b"\n"), 1)
 
