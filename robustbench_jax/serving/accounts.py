@@ -99,15 +99,21 @@ class Accounts:
             made._read()
         return made
 
-    def refresh(self) -> bool:
-        """Reads the file again where it was changed since; whether it was. UserError where it is no good now."""
+    def refresh(self) -> tuple[str, ...]:
+        """Reads the file again where it was changed since; what changed, for the log: "alice: disabled".
+
+        UserError where the file is no good now; what was read before counts until it is.
+        """
         try:
-            changed = _state(self.path) != self._seen
+            if _state(self.path) == self._seen:
+                return ()
         except OSError as error:
             raise UserError(f"cannot read {self.path}: {error.strerror}") from None
-        if changed:
-            self._read()
-        return changed
+        before = {account.name: account for account in self._accounts}
+        self._read()
+        after = {account.name: account for account in self._accounts}
+        names = dict.fromkeys([*before, *after])
+        return tuple(filter(None, (_change(name, before.get(name), after.get(name)) for name in names)))
 
     def __iter__(self) -> Iterator[Account]:
         return iter(self._accounts)
@@ -186,6 +192,21 @@ class Accounts:
         if mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise UserError(f"{self.path} can be written by others, who could make keys: chmod go-w {self.path}")
         self._accounts, self._seen = _parsed(text, self.path), seen
+
+
+def _change(name: str, before: Account | None, after: Account | None) -> str:
+    """What became of an account, in words; "" for nothing. Hashes of keys are not said."""
+    if before is None or after is None:
+        return f"{name}: {'added' if before is None else 'removed'}"
+    changed = [f.name for f in fields(Account) if getattr(before, f.name) != getattr(after, f.name)]
+    said = [_said(field, getattr(after, field)) for field in changed if field != "created"]
+    return f"{name}: {', '.join(said)}" if said else ""
+
+
+def _said(field: str, value: Any) -> str:
+    if field == "disabled":
+        return "disabled" if value else "enabled"
+    return "new key" if field == "key_hash" else f"{field} = {value!r}"
 
 
 def new_token() -> str:

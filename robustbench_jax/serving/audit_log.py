@@ -192,6 +192,9 @@ class AuditLog:
                 lines, self._pending, last = b"".join(self._pending), [], self._head.number
             self._write(lines)
             self._committed = last
+        except BaseException:  # a Ctrl-C too: nobody knows how much of it is there
+            self._failure = self._failure or "a write was interrupted; open it anew"
+            raise
         finally:
             with self._disk:
                 self._writing = False

@@ -88,13 +88,27 @@ def test_a_server_sees_what_others_changed_in_the_file(path):
     token = accounts.add("alice")
     assert not accounts.refresh()
     Accounts.load(path).disable("alice")
-    assert accounts.find(token) is not None and accounts.refresh() and accounts.find(token) is None
+    assert accounts.find(token) is not None
+    assert accounts.refresh() == ("alice: disabled",) and accounts.find(token) is None
     path.write_text("{}")
     with pytest.raises(UserError, match="is no file of accounts"):
         accounts.refresh()
     path.unlink()
     with pytest.raises(UserError, match="cannot read"):
         accounts.refresh()
+
+
+def test_what_changed_in_the_file_is_told_without_hashes(path):
+    accounts, other = Accounts.load(path, new=True), Accounts.load(path, new=True)
+    accounts.add("alice")
+    other.add("bob", rate=3)
+    other.rotate("alice")
+    assert accounts.refresh() == ("alice: new key", "bob: added")
+    content = json.loads(path.read_text())
+    content["accounts"] = [content["accounts"][1] | {"rate": 4, "expires": "2030-01-01"}]
+    path.write_text(json.dumps(content))
+    assert accounts.refresh() == ("alice: removed", "bob: rate = 4.0, expires = '2030-01-01'")
+    assert accounts.refresh() == ()
 
 
 def test_accounts_that_are_added_at_once_are_all_there(path):

@@ -238,6 +238,48 @@ def test_a_disk_that_takes_no_entry_is_an_error_and_the_log_takes_none_after_it(
     assert verify(path) and [e["number"] for e in chain.entries(path) if e.kind == "request"] == [1, 4]
 
 
+def test_after_an_interrupted_write_the_log_takes_nothing_until_it_is_opened_anew(tmp_path, monkeypatch):
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path)
+
+    def interrupted(file):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fdatasync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        log.append("request")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="a write was interrupted; open it anew"):
+        log.append("request")
+    log.close()
+    AuditLog(path).close()
+    assert verify(path)
+
+
+def test_what_is_appended_while_the_log_is_closed_is_kept_or_refused(tmp_path):
+    for turn in range(10):
+        path, kept = tmp_path / f"{turn}.jsonl", []
+        log = AuditLog(path, durable=turn % 2 == 0)
+
+        def work(log=log, kept=kept):
+            try:
+                while True:
+                    kept.append(log.append("request"))
+            except UserError as error:
+                assert "it was closed" in str(error)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while len(kept) < 10:
+            time.sleep(0.001)
+        log.close()
+        for thread in threads:
+            thread.join()
+        assert verify(path)
+        assert sorted(kept) == [entry.number for entry in chain.entries(path) if entry.kind == "request"]
+
+
 def test_a_log_is_written_by_one_process_at_a_time(tmp_path):
     path = tmp_path / "audit.jsonl"
     with AuditLog(path), pytest.raises(UserError, match="is written by another process"):
