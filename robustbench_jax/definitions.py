@@ -274,6 +274,38 @@ DEFINITIONS = {
     "guesses_right": Definition(
         "share of the auditor's guesses about canaries that are right", "canaries that are guessed", "lower"
     ),
+    "streams_detected": Definition(
+        "share of attack streams during which the monitor raises an alarm about one of their accounts",
+        "attack streams",
+        "higher",
+    ),
+    "detection_delay": Definition(
+        "median over attack streams of the query, dummies included, that raises the first alarm; a stream that ends "
+        "without one counts as infinite",
+        "attack streams",
+        "lower",
+    ),
+    "queries_before_alarm": Definition(
+        "mean number of queries that are of use to the attacker and are answered before the first alarm; all of them "
+        "where there is none",
+        "attack streams",
+        "lower",
+    ),
+    "unnoticed_success": Definition(
+        "share of attack streams that ask about an adversarial image within the budget, and get their answer, before "
+        "any alarm",
+        "attack streams",
+        "lower",
+    ),
+    "false_alarms": Definition(
+        "alarms an honest account-day: times that a score rises above the threshold; interval of a Poisson rate",
+        "honest account-days",
+        "lower",
+    ),
+    "alarmed_days": Definition(
+        "share of honest account-days with an alarm that begins or goes on", "honest account-days", "lower"
+    ),
+    "update_ms": Definition("median time that the monitor takes for a request, in ms", "requests", "lower"),
     "forwards_per_image": Definition(
         "mean number of forward evaluations of the model that the attack spent", "attacked images", "higher"
     ),

@@ -5,7 +5,7 @@ denominator is 0 the value is None, never NaN.
 """
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import binom, chi2
 
 from robustbench_jax.definitions import DEFINITIONS
 from robustbench_jax.ops.accounting import Guarantee
@@ -39,11 +39,16 @@ def mean(name: str, values: np.ndarray) -> Metric:
 
 
 def median_size(sizes: np.ndarray) -> Metric:
-    """The median of sizes [n], NaN for none found, with the 95% interval of its order statistics; None for infinite."""
-    text, n = DEFINITIONS["median_size"].text, len(sizes)
+    """The median of sizes [n], NaN for none found."""
+    return median("median_size", np.where(np.isnan(sizes), np.inf, sizes))
+
+
+def median(name: str, values: np.ndarray) -> Metric:
+    """The median of values [n] with the 95% interval of its order statistics; None for infinite."""
+    text, n = DEFINITIONS[name].text, len(values)
     if not n:
         return Metric(None, 0, None, None, text)
-    ordered = np.sort(np.where(np.isnan(sizes), np.inf, sizes))
+    ordered = np.sort(values)
     rank = int(binom.ppf(0.025, n, 0.5))  # P(fewer than `rank` lie below the median) < 2.5%
     low, high = ordered[max(rank - 1, 0)], ordered[min(n - rank, n - 1)]
     value = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
@@ -96,6 +101,14 @@ def attribute(found: np.ndarray, imputed: np.ndarray, members: np.ndarray) -> di
 
 def _difference(name: str, value: float, interval: tuple[float, float], n: int) -> Metric:
     return Metric(value, n, *interval, DEFINITIONS[name].text)
+
+
+def rate(name: str, count: int, n: int) -> Metric:
+    """Events in each of n units with the exact 95% interval of a Poisson rate (Garwood, Biometrika 1936)."""
+    if not n:
+        return Metric(None, 0, None, None, DEFINITIONS[name].text)
+    low = chi2.ppf(0.025, 2 * count) / 2 if count else 0.0
+    return Metric(count / n, n, float(low / n), float(chi2.ppf(0.975, 2 * count + 2) / 2 / n), DEFINITIONS[name].text)
 
 
 def promise(found: Guarantee) -> Metric:

@@ -54,12 +54,13 @@ class QueryStream:
     """What a registered sender of queries is.
 
     facts: threat="monitoring"; access="scores", "labels" or "none": what it needs to see of the answers. honest: it is
-    no attack, and every alarm is a false one.
+    no attack, and every alarm is a false one. goal: there is something that a stream reaches, or does not.
     """
 
     registered: tuple[str, str]
     facts: dict[str, Any]
     honest = False
+    goal = False
 
     @property
     def access(self) -> str:

@@ -24,11 +24,13 @@ KINDS = {
     "model_defence": "model_defence",
     "data_defence": "data_defence",
     "inspection": "inspection",
+    "monitor": "monitor",
 }
 METHODS = ("attack", "certifier")  # a cell has one of them
 OF_TRAINING = ("data_defence", "inspection")  # only where the threat is to the training
-USED = {"backdoor": OF_TRAINING, "poisoning": ("data_defence",)}  # by threat
-OPTIONAL = (*METHODS, "model_defence", *OF_TRAINING)  # left out of the id where they are empty
+USED = {"backdoor": OF_TRAINING, "poisoning": ("data_defence",), "monitoring": ("monitor",)}  # by threat
+OF_SOME = (*OF_TRAINING, "monitor")  # only where the threat has a use for it
+OPTIONAL = (*METHODS, "model_defence", *OF_SOME)  # left out of the id where they are empty
 SEEDS = 2**32  # jax.random.key tells no more apart
 
 
@@ -38,7 +40,8 @@ class Cell(BaseModel):
 
     defence and recipe are those of a model that is trained for the cell; empty for one that exists already.
     model_defence: what is made of the trained model; data_defence: what is left out of poisoned training data;
-    inspection: what looks for a backdoor in the trained model; empty for nothing.
+    inspection: what looks for a backdoor in the trained model; monitor: what watches the requests to it; empty for
+    nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +56,7 @@ class Cell(BaseModel):
     model_defence: str = ""
     data_defence: str = ""
     inspection: str = ""
+    monitor: str = ""
     attack: str = ""
     certifier: str = ""
     budget: str
@@ -135,13 +139,15 @@ def _check_training(fields: dict[str, Any], trained: bool, method: Any) -> None:
             f"'{fields['model']}' is trained already: threat '{threat}' trains models of its own; name an architecture "
             "such as cnn"
         )
-    unused = [name for name in OF_TRAINING if name not in USED.get(threat, ())]
+    unused = [name for name in OF_SOME if name not in USED.get(threat, ())]
     unused += (
         ["model_defence"] if threat in ("byzantine", "membership", "attribute", "audit", "model_inversion") else []
     )
     for name in unused:
         if fields.get(name):
             raise UserError(f"{name} = {fields[name]!r}: threat '{threat}' has no use for it; leave it out")
+    if threat == "monitoring" and not fields.get("monitor"):
+        raise UserError("monitor is missing: threat 'monitoring' measures one; see robustbench-jax list monitors")
     if fields.get("data_defence") and method.access == "train_control":
         raise UserError(f"data_defence = {fields['data_defence']!r}: the attacker runs the training; leave it out")
 

@@ -16,6 +16,7 @@ from robustbench_jax.bench import (
     corruption_report,
     corruption_table,
     cost,
+    monitoring_table,
     obfuscation_report,
     plots,
     poisoning_table,
@@ -50,7 +51,7 @@ CSV_HEAD = (
     *("threat", "dataset", "split", "examples", "model", "defence", "recipe", "attack", "budget", "seed"),
     *("status", "metric", "value", "low", "high", "n", "cell"),
 )
-CSV_MORE = ("certifier", "model_defence", "data_defence", "inspection")
+CSV_MORE = ("certifier", "model_defence", "data_defence", "inspection", "monitor")
 TEX = {
     "\\": r"\textbackslash{}",
     "^": r"\textasciicircum{}",
@@ -107,7 +108,7 @@ def write_reports(
 
 def sheets_of(records: list[Record]) -> list[Sheet]:
     """The tables of text beside the leaderboard, but for those of corruptions."""
-    tables = (transfer_table, obfuscation_report, poisoning_table, privacy_table, seeds, cost)
+    tables = (transfer_table, obfuscation_report, poisoning_table, privacy_table, monitoring_table, seeds, cost)
     return [sheet for table in tables for sheet in table.sheets(records)]
 
 

@@ -47,17 +47,18 @@ def run_cell(
     *,
     pool: Dataset | None = None,
     training: dict[str, Any] | None = None,
+    watched: dict[str, Any] | None = None,
     runtime: Runtime = Runtime(),
     report: Report = lambda settled: None,
 ) -> tuple[Record, Outcome]:
     """Runs the threat's procedure on things that are already made. pool: see `training_images`. training: what the
-    model's training cost, for the record's provenance.
+    model's training cost, for the record's provenance. watched: see Workshop.watched.
     """
     make_room()
     made = provenance(data=data.digest, weights=_digest(model), seed=cell.seed)
     if training is not None:
         made["training"] = training
-    learnt = {} if pool is None else {"pool": pool}
+    learnt = ({} if pool is None else {"pool": pool}) | (watched or {})
     if pool is not None:
         made["pool"] = pool.digest
     with Clock() as clock:
@@ -170,7 +171,8 @@ def _run(cell: Cell, model: Classifier | None, lab: Lab | None, data: Dataset, w
     if lab is not None:
         return run_training_cell(cell, lab, data, runtime=runtime, report=report)
     pool, training = training_images(cell, data, workshop.dataset), workshop.training(cell)
-    return run_cell(cell, model, data, pool=pool, training=training, runtime=runtime, report=report)
+    watched = workshop.watched(cell)
+    return run_cell(cell, model, data, pool=pool, training=training, watched=watched, runtime=runtime, report=report)
 
 
 def keep(out: str | Path, record: Record, outcome: Outcome) -> None:
@@ -192,6 +194,7 @@ def papers(cell: Cell) -> list[str]:
         ("model_defence", cell.model_defence),
         ("data_defence", cell.data_defence),
         ("inspection", cell.inspection),
+        ("monitor", cell.monitor),
     ):
         with suppress(UserError):  # a dataset given from Python has a name that no registry knows
             used = [entry(of, name).paper for name, of in _parts(kind, text)] if text else []

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,9 @@ from robustbench_jax.keys import stream
 from robustbench_jax.learning_curve import Curve, Progress
 from robustbench_jax.models import build_model, files, zoo
 from robustbench_jax.registry import build, canonical, entry, parse
+from robustbench_jax.threats import monitoring
 from robustbench_jax.threats.lab import Lab
+from robustbench_jax.traffic import Monitor
 from robustbench_jax.training import TrainingDefence, fit_many_with_curves, gains
 from robustbench_jax.types import Classifier, Dataset, UserError
 from robustbench_jax.whole_files import write_whole
@@ -42,6 +45,11 @@ def load_model(text: str) -> Classifier:
 def protect(model: Classifier, model_defence: str, data: Dataset, seed: int = 0) -> Classifier:
     """What a model defence makes of a trained model; data: training images, for what it has to fit."""
     return build("model_defence", model_defence).protect(stream(jax.random.key(seed), "model defence"), model, data)
+
+
+def watching(model: Classifier, monitor: str, data: Dataset, seed: int = 0) -> Monitor:
+    """A monitor that is ready for requests to the model; data: training images."""
+    return build("monitor", monitor).prepare(stream(jax.random.key(seed), "monitor"), model, data)
 
 
 def load_trained(text: str) -> tuple[Classifier, dict]:
@@ -64,6 +72,8 @@ class Workshop:
         self.dataset = lru_cache(maxsize=4)(load_dataset)
         self.model = lru_cache(maxsize=8)(self._model)
         self.protected = lru_cache(maxsize=8)(self._protected)
+        self.prepared = lru_cache(maxsize=8)(self._prepared)
+        self.recorded = lru_cache(maxsize=2)(self._recorded)
         self.expected: dict[tuple, list[int]] = {}
 
     def expect(self, cells: Iterable[Cell]) -> None:
@@ -74,7 +84,17 @@ class Workshop:
 
     def victim(self, cell: Cell) -> Classifier:
         what = _trained_for(cell)
-        return self.protected(cell.model_defence, *what) if cell.model_defence else self.model(*what)
+        return self._served(cell.model_defence, *what)
+
+    def watched(self, cell: Cell) -> dict[str, Any]:
+        """What a cell of monitoring is given: its monitor, prepared for its model on the training images, and what its
+        attack asks, which is the same for all monitors. Nothing for any other cell.
+        """
+        if not cell.monitor:
+            return {}
+        what = cell.model_defence, *_trained_for(cell)
+        asked = self.recorded(cell.attack, build("budget", cell.budget).recorded, cell.split, cell.examples, *what)
+        return {"monitor": self.prepared(cell.monitor, *what), "streams": asked}
 
     def training(self, cell: Cell) -> dict | None:
         """What training the cell's model took, as its description says: step_s, seconds for each step, and more; None
@@ -134,6 +154,18 @@ class Workshop:
     def _protected(self, model_defence: str, *what) -> Classifier:
         *_, dataset, seed = what
         return protect(self.model(*what), model_defence, self.dataset(dataset, "train", None), seed)
+
+    def _prepared(self, monitor: str, model_defence: str, *what) -> Monitor:
+        *_, dataset, seed = what
+        return watching(self._served(model_defence, *what), monitor, self.dataset(dataset, "train", None), seed)
+
+    def _recorded(self, attack: str, budget: str, split: str, examples: int | None, model_defence: str, *what):
+        *_, dataset, seed = what
+        data, model = self.dataset(dataset, split, examples), self._served(model_defence, *what)
+        return monitoring.record(jax.random.key(seed), model, data, build("attack", attack), build("budget", budget))
+
+    def _served(self, model_defence: str, *what) -> Classifier:
+        return self.protected(model_defence, *what) if model_defence else self.model(*what)
 
     def _model(self, model: str, defence: str, recipe: str, dataset: str, seed: int) -> Classifier:
         key = model, defence, recipe, dataset, seed

@@ -59,7 +59,8 @@ def one_cell(options: argparse.Namespace, cell: Cell) -> int:
         model = workshop.victim(cell)
         pool = runner.training_images(cell, data, workshop.dataset)
         report = bars.cells(1)(0, cell, len(data))
-        record, outcome = runner.run_cell(cell, model, data, pool=pool, training=workshop.training(cell), report=report)
+        parts = {"pool": pool, "training": workshop.training(cell), "watched": workshop.watched(cell)}
+        record, outcome = runner.run_cell(cell, model, data, **parts, report=report)
     if out:
         runner.keep(out, record, outcome)
         wanted = getattr(options, "save_images", False)

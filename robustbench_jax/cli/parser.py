@@ -9,6 +9,7 @@ from robustbench_jax.cli.cells import attack, certify
 from robustbench_jax.cli.evaluate import evaluate
 from robustbench_jax.cli.log import log_report, log_verify
 from robustbench_jax.cli.manifest import manifest
+from robustbench_jax.cli.monitor import monitor
 from robustbench_jax.cli.poison import poison, privacy
 from robustbench_jax.cli.reports import CATALOGUE, catalogue, compare, leaderboard
 from robustbench_jax.cli.seal import seal, sign
@@ -61,6 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     verb("certify", certify, _certify, "Certify one model: prove of images that nothing in the budget changes them.")
     verb("poison", poison, _poison, "Poison training data, train on it, defend, and judge: poisoning and backdoors.")
     verb("privacy", privacy, _privacy, "Attack the privacy of data: membership, attributes, audits, inversion.")
+    verb("monitor", monitor, _monitor, "Watch requests to a model: those of an attack, or of an audit log.")
     verb("evaluate", evaluate, _evaluate, "Attack one model with and without knowledge of its defence.")
     verb("train", train, _train, "Train a model; a run that was killed goes on from its last checkpoint.")
     verb("manifest", manifest, _manifest, "Sign what a dataset is, or verify that it still is that.")
@@ -127,6 +129,22 @@ def _privacy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attack", required=True, metavar="A", help="e.g. lira, map_estimate, one_run_audit")
     _add_run(parser, "keep the record, the scores and the trained models there")
     parser.add_argument("--save-images", action="store_true", help="draw it: DIR/images/CELL.png; needs --out")
+
+
+def _monitor(parser: argparse.ArgumentParser) -> None:
+    for name, what in (("model", "zoo name or architecture"), ("dataset", "whose training images are honest requests")):
+        parser.add_argument(f"--{name}", required=True, metavar=name[0].upper(), help=what)
+    parser.add_argument(
+        "--monitor", required=True, action="append", metavar="W", help="e.g. blacklight, prada(window=50)"
+    )
+    parser.add_argument(
+        "--log", metavar="F", help="replay this audit log (any number of monitors); 1 if there are alarms"
+    )
+    parser.add_argument("--attack", metavar="A", help="e.g. honest, evading(square, linf(0.1)), jacobian, natural")
+    parser.add_argument("--budget", metavar="B", help="e.g. traffic(streams=20, queries=300)")
+    _add_training(parser)
+    parser.add_argument("--model-defence", metavar="T", default="", help="e.g. jpeg(75)")
+    _add_run(parser, "keep the record and what was noticed when there")
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:

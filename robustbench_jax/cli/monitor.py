@@ -1,0 +1,101 @@
+"""monitor: one cell of monitoring, or an audit log replayed before monitors."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from robustbench_jax.bench import console
+from robustbench_jax.bench.cells import canonical_model, kind_of_model, verb_of
+from robustbench_jax.bench.workshop import load_model, watching
+from robustbench_jax.cli.cells import cell_of, one_cell
+from robustbench_jax.data import load_dataset
+from robustbench_jax.registry import canonical, short
+from robustbench_jax.serving.audit_log import requests, verify
+from robustbench_jax.streams import answered
+from robustbench_jax.traffic import Request, replay
+from robustbench_jax.types import Classifier, Dataset, UserError
+
+SHOWN = 20  # alarms that are printed of one account
+
+
+def monitor(options: argparse.Namespace) -> int:
+    """A cell: as other verbs. A log: prints the alarms with their evidence by account; 1 where there are any."""
+    if options.log is not None:
+        return _replay(options)
+    for name in ("attack", "budget"):
+        if getattr(options, name) is None:
+            raise UserError(f"give --log, or an attack: the following arguments are required: --{name}")
+    if len(options.monitor) != 1:
+        raise UserError(f"--monitor is given {len(options.monitor)} times; an attack is replayed before one of them")
+    cell = cell_of(options, attack=options.attack, monitor=options.monitor[0])
+    if (verb := verb_of(cell.threat)) != "monitor":
+        raise UserError(f"attack '{cell.method}' belongs to '{cell.threat}'; see the verb {verb}")
+    return one_cell(options, cell)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    for name in ("attack", "budget", "defence", "recipe", "model_defence", "examples", "out"):
+        if getattr(options, name):
+            raise UserError(f"--log says what was asked; leave out --{name.replace('_', '-')}")
+    for call in options.monitor:
+        canonical("monitor", call)
+    if kind_of_model(options.model) == "model":
+        raise UserError(f"'{canonical_model(options.model)}' has no weights; name the model that was served")
+    state = verify(options.log)
+    if not state:
+        raise UserError(f"{options.log} does not verify: {state.problems[0]}; see: robustbench-jax log verify")
+    model, data = load_model(options.model), load_dataset(options.dataset, "train", None)
+    asked = list(logged(options.log, model, data))
+    monitors = {short("monitor", call): watching(model, call, data, options.seed) for call in options.monitor}
+    found = _alarms(monitors, asked)
+    print(json.dumps(found)) if options.json else _show(found, len(asked), options.log)
+    return 1 if found else 0
+
+
+def logged(path: str | Path, model: Classifier, data: Dataset) -> Iterator[Request]:
+    """The requests of a log, an image each, with the model's answers. UserError where inputs were not kept whole."""
+    shape, number = data.x.shape[1:], 0
+    for request in requests(path):
+        if request.x is None:
+            raise UserError(f'{path}, entry {request.entry.number}: the input was not kept; log with the policy "full"')
+        images = request.x[None] if request.x.shape == shape else request.x
+        if images.shape[1:] != shape:
+            raise UserError(f"{path}, entry {request.entry.number}: images {list(images.shape[1:])}, not {list(shape)}")
+        when = datetime.fromisoformat(request.entry.time).timestamp()
+        stream = answered(model, [levels(images)])[0]
+        for x, logits in zip(stream.x, stream.logits, strict=True):
+            yield Request(str(request.account), when, number, x, logits)
+            number += 1
+
+
+def levels(images: np.ndarray) -> np.ndarray:
+    """uint8 of images that are uint8 or in [0, 1]."""
+    return images if images.dtype == np.uint8 else np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
+
+
+def _alarms(monitors: dict, asked: list[Request]) -> list[dict]:
+    return [
+        {"account": request.account, "time": request.time, "request": request.number, "monitor": name}
+        | {"score": verdict.score, "evidence": verdict.evidence}
+        for request, verdicts in replay(monitors, asked)
+        for name, verdict in verdicts.items()
+        if verdict.alarm
+    ]
+
+
+def _show(found: list[dict], asked: int, path: str) -> None:
+    accounts: dict[str, list[dict]] = {}
+    for alarm in found:
+        accounts.setdefault(alarm["account"], []).append(alarm)
+    for account, own in sorted(accounts.items(), key=lambda item: -len(item[1])):
+        console.say(f"ALARM {account}: {len(own)} alarms")
+        for alarm in own[:SHOWN]:
+            told = json.dumps(alarm["evidence"])
+            console.say(f"  request {alarm['request']} · {alarm['monitor']} · score {alarm['score']:.4g} · {told}")
+        if len(own) > SHOWN:
+            console.say(f"  ... and {len(own) - SHOWN} more: see --json")
+    console.say(f"{path}: {asked} images, {len(found)} alarms about {len(accounts)} accounts")
