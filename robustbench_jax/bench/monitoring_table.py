@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from robustbench_jax import metrics
 from robustbench_jax.bench.groups import grouped, name
 from robustbench_jax.bench.records import MetricValue, Record
 from robustbench_jax.bench.sheets import Sheet
@@ -48,18 +49,16 @@ def _costs(group: list[Record]) -> Sheet:
         for found in sorted(grouped(group, lambda cell: (cell.monitor,)), key=lambda found: found[0].cell.monitor)
     ]
     cell = group[0].cell
-    title = f"{_title(cell)} · monitors on {cell.show('attack')} accounts"
+    title = f"{_title(cell)} · monitors on {cell.show('attack')} accounts · {cell.show('budget')}"
     head = ["Monitor", "False alarms", "Days with one", "ms", "Account-days"]
     return Sheet(title, COSTS.format(dict(parse(cell.budget).kwargs)["queries"]), head, rows)
 
 
 def _of_honest(found: list[Record]) -> list[str]:
-    """One seed as its record has it; of several the mean, and the interval of the pooled share."""
-    alarms = [record.metrics["false_alarms"] for record in found]
-    days = [record.metrics["alarmed_days"] for record in found]
-    rate = sum(it.value * it.n for it in alarms) / sum(it.n for it in alarms)
-    shown = f"{rate:.3f}" + (f" [{alarms[0].low:.3f}, {alarms[0].high:.3f}]" if len(alarms) == 1 else "")
-    return [shown, _share(days), _time(found), str(sum(it.n for it in alarms))]
+    hits, n = _pooled([record.metrics["false_alarms"] for record in found])
+    rate = metrics.rate("false_alarms", hits, n)
+    shown = f"{rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]"
+    return [shown, _share([record.metrics["alarmed_days"] for record in found]), _time(found), str(n)]
 
 
 def _found(group: list[Record]) -> Sheet:

@@ -1,4 +1,4 @@
-"""The sweeps of poisoning and of privacy, small: every kind of cell of theirs runs and leaves a whole record."""
+"""The sweeps of poisoning, privacy and monitoring, small: every kind of cell runs and leaves a whole record."""
 
 from pathlib import Path
 
@@ -47,6 +47,11 @@ FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a
         *("sweep.0.attack=csmia", "sweep.1.attack=loss_density", "sweep.1.defence=dp_sgd(noise=1.0)"),
         *("sweep.2.attack=overlearned", "budget=complete(12)", "sweep.0.dataset=census(train=40, test=20)"),
         *("sweep.1.dataset=census(train=40, test=20)", "sweep.2.dataset=coarse(npz('{images}'), [[0, 1], [2, 3]])"),
+    ),
+    "monitoring_fashion_mnist": (
+        *("monitor=query_rate(threshold=3.0)", "sweep.0.budget=traffic(2, 4)", "sweep.1.budget=traffic(2, 6)"),
+        *("sweep.1.attack=random_pixels", "sweep.2.attack=among_natural(random_pixels, 1)"),
+        *("sweep.2.budget=traffic(2, 6)", "sweep.3.budget=traffic(2, 6, accounts=2)", "sweep.3.attack=natural"),
     ),
     "inversion_fashion_mnist": (
         *("sweep.0.attack=analytic", "sweep.1.attack=inverting_gradients(3)", "sweep.2.attack=mi_face(steps=2)"),
