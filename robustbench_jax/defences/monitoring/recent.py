@@ -59,5 +59,5 @@ class Recent:
 
 def distances(rows: np.ndarray, row: np.ndarray) -> np.ndarray:
     """float [K]: Euclidean distances of rows [K, F] to one."""
-    away = rows.astype(np.float32) - row.astype(np.float32)
+    away = np.subtract(rows, row, dtype=np.float32)
     return np.sqrt(np.einsum("kf,kf->k", away, away))
