@@ -125,8 +125,9 @@ def test_a_record_of_a_sealed_model_holds_no_secret(place, monkeypatch, capsys):
     assert HEX not in said.out + said.err and "signed(model=sealed(path='f'), key='me.pub')" in said.out
 
 
-def test_a_signed_model_is_loaded_under_its_key_alone(place, model):
+def test_a_signed_model_is_loaded_under_its_key_alone(place, model, capsys):
     assert main(["sign", "dir", "--key", "me"]) == 0
+    assert """--model 'signed(checkpoint("dir"), "me.pub")'""" in capsys.readouterr().err
     classifier, _ = build("pretrained", 'signed(checkpoint("dir"), "me.pub")').load()
     same(classifier, model[0])
     same(build("pretrained", 'checkpoint("dir")').load()[0], model[0])
