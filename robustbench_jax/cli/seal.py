@@ -37,7 +37,8 @@ def sign(options: argparse.Namespace) -> int:
         raise UserError("sign: give --key to sign, or --public to check")
     if options.key:
         path = signed.sign(options.directory, signing.private_key(options.key, signing.password()))
-        console.say(f'signed: {path}; use it as --model \'signed(checkpoint("{options.directory}"), "{options.key}.pub")\'')
+        call = f'signed(checkpoint("{options.directory}"), "{options.key}.pub")'
+        console.say(f"signed: {path}; use it as --model '{call}'")
         return 0
     key, (_, description) = signing.public_key(options.public), files.load(options.directory)
     try:
