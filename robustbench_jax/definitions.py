@@ -306,6 +306,24 @@ DEFINITIONS = {
         "share of honest account-days with an alarm that begins or goes on", "honest account-days", "lower"
     ),
     "update_ms": Definition("median time that the monitor takes for a request, in ms", "requests", "lower"),
+    "clone_accuracy": Definition("share of images that the stolen copy classifies correctly", "all images", "lower"),
+    "agreement": Definition(
+        "share of images to which the stolen copy gives the class that the victim gives, right or wrong (fidelity)",
+        "all images",
+        "lower",
+    ),
+    "transfer_success_rate": Definition(
+        "share of images that the victim classifies correctly, and no longer once they are attacked on the stolen copy "
+        "alone (PGD of 20 steps in the Linf ball of the budget)",
+        "images that the victim classifies correctly",
+        "lower",
+    ),
+    "queries_spent": Definition("answers of the victim that the thief got", "one theft", "higher"),
+    "width_found": Definition(
+        "hidden width that the thief reads off the answers: of the last layer's input, or neurons that were found",
+        "one theft",
+        "lower",
+    ),
     "forwards_per_image": Definition(
         "mean number of forward evaluations of the model that the attack spent", "attacked images", "higher"
     ),

@@ -14,7 +14,7 @@ LAYERS = [
     ("ops",),
     ("data", "models", "metrics", "poisons"),
     ("recipes", "checkpoints"),
-    ("learning_curve", "suspects", "streams"),
+    ("learning_curve", "suspects", "streams", "thefts"),
     ("traffic",),
     ("fitting", "attributes"),
     ("training", "federation"),

@@ -16,6 +16,7 @@ from robustbench_jax.bench import (
     corruption_report,
     corruption_table,
     cost,
+    extraction_table,
     monitoring_table,
     obfuscation_report,
     plots,
@@ -108,7 +109,10 @@ def write_reports(
 
 def sheets_of(records: list[Record]) -> list[Sheet]:
     """The tables of text beside the leaderboard, but for those of corruptions."""
-    tables = (transfer_table, obfuscation_report, poisoning_table, privacy_table, monitoring_table, seeds, cost)
+    tables = (
+        *(transfer_table, obfuscation_report, poisoning_table, privacy_table, extraction_table, monitoring_table),
+        *(seeds, cost),
+    )
     return [sheet for table in tables for sheet in table.sheets(records)]
 
 

@@ -103,16 +103,21 @@ def training_images(cell: Cell, data: Dataset, load: Callable[..., Dataset] = lo
     """What the cell's attack may learn from beforehand: None where it learns nothing, or where the dataset has no
     other images than those that are attacked.
     """
-    if cell.threat != "evasion":
-        return None
-    stages = build("attack", cell.attack).stages(build("budget", cell.budget))
-    if not any(stage.learns for stage in stages):
+    if not entry("threat", cell.threat).facts.get("pool") and not _learns(cell):
         return None
     try:
         pool = load(cell.dataset, "train", None)
     except UserError:
         return None
     return None if np.array_equal(pool.x[: len(data)], data.x) else pool
+
+
+def _learns(cell: Cell) -> bool:
+    """Whether it is an attack on images that looks at others beforehand."""
+    if cell.threat != "evasion":
+        return False
+    stages = build("attack", cell.attack).stages(build("budget", cell.budget))
+    return any(stage.learns for stage in stages)
 
 
 def run_sweep(

@@ -1,6 +1,7 @@
 """attack, certify: one cell each."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from robustbench_jax.bench import console, panels, records, runner
@@ -8,7 +9,7 @@ from robustbench_jax.bench.cells import Cell, make_cell, verb_of, with_timeout
 from robustbench_jax.bench.collisions import collisions
 from robustbench_jax.bench.verify import as_json, as_text, verify_files
 from robustbench_jax.bench.workshop import Workshop
-from robustbench_jax.types import UserError
+from robustbench_jax.types import Dataset, Outcome, UserError
 
 
 def attack(options: argparse.Namespace) -> int:
@@ -50,8 +51,13 @@ def _verify(options: argparse.Namespace) -> int:
     return 0
 
 
-def one_cell(options: argparse.Namespace, cell: Cell) -> int:
-    """Runs one cell, keeps its record where --out says, and prints it. 1 where the record contradicts itself."""
+def one_cell(
+    options: argparse.Namespace, cell: Cell, also: Callable[[Cell, Dataset, Outcome], None] = lambda *of: None
+) -> int:
+    """Runs one cell, keeps its record where --out says, and prints it. 1 where the record contradicts itself.
+
+    also: what else is kept of it.
+    """
     out = runner.require_out(options.out) if options.out else None
     with console.progress() as bars:
         workshop = Workshop(Path(out or "runs", "victims"), bars.training)
@@ -68,6 +74,7 @@ def one_cell(options: argparse.Namespace, cell: Cell) -> int:
         if picture:
             console.say(f"written: {picture}")
         console.say(f"written: {out / records.CELLS / record.id}.json")
+    also(cell, data, outcome)
     if options.json:
         print(record.to_json())
     else:

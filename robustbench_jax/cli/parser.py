@@ -13,6 +13,7 @@ from robustbench_jax.cli.monitor import monitor
 from robustbench_jax.cli.poison import poison, privacy
 from robustbench_jax.cli.reports import CATALOGUE, catalogue, compare, leaderboard
 from robustbench_jax.cli.seal import seal, sign
+from robustbench_jax.cli.steal import steal
 from robustbench_jax.cli.sweep import sweep
 from robustbench_jax.cli.train import train
 from robustbench_jax.registry import nearest
@@ -63,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     verb("poison", poison, _poison, "Poison training data, train on it, defend, and judge: poisoning and backdoors.")
     verb("privacy", privacy, _privacy, "Attack the privacy of data: membership, attributes, audits, inversion.")
     verb("monitor", monitor, _monitor, "Watch requests to a model: those of an attack, or of an audit log.")
+    verb("steal", steal, _steal, "Steal a model through its answers, and compare the copy with it.")
     verb("evaluate", evaluate, _evaluate, "Attack one model with and without knowledge of its defence.")
     verb("train", train, _train, "Train a model; a run that was killed goes on from its last checkpoint.")
     verb("manifest", manifest, _manifest, "Sign what a dataset is, or verify that it still is that.")
@@ -145,6 +147,13 @@ def _monitor(parser: argparse.ArgumentParser) -> None:
     _add_training(parser)
     parser.add_argument("--model-defence", metavar="T", default="", help="e.g. jpeg(75)")
     _add_run(parser, "keep the record and what was noticed when there")
+
+
+def _steal(parser: argparse.ArgumentParser) -> None:
+    _add_victim(parser, required=True, budget="e.g. queries(1000)")
+    parser.add_argument("--attack", required=True, metavar="A", help="e.g. knockoff, jacobian_augmentation")
+    _add_run(parser, "keep the record and the clone's arrays there")
+    parser.add_argument("--save-clone", metavar="DIR", help="keep the stolen copy as a model directory")
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,8 @@ Two models of one architecture have equal Nets, whatever their weights, so that 
 Shapes: D input shape, B batch, C classes.
 """
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -45,12 +47,23 @@ class Net:
         """What each member of the network's lists (hidden layers, blocks) is called with, in the order of the calls,
         and last what its `head` is: the features. Of one image or of a batch, as in a call.
         """
-        seen, module = [], self.module(params)
+        seen = []
+
+        def note(number: int, x: jax.Array) -> jax.Array:
+            seen.append(x)
+            return x
+
+        self.tapped(params, x, note)
+        return tuple(seen)
+
+    def tapped(self, params: Params, x: jax.Array, tap: Callable[[int, jax.Array], jax.Array]) -> jax.Array:
+        """As a call, in which each layer (see `layer_inputs`) gets tap(which call it is, from 0; its input) instead."""
+        numbers, module = itertools.count(), self.module(params)
         for name, part in list(vars(module).items()):
             if name == "head" or isinstance(part, nnx.List):
-                object.__setattr__(module, name, _tapped(part, seen))  # past nnx's checks: this module ends here
-        module(x)
-        return tuple(seen)
+                wrapped = _tapped(part, lambda x: tap(next(numbers), x))
+                object.__setattr__(module, name, wrapped)  # past nnx's checks: this module ends here
+        return module(x)
 
     def module(self, params: Params) -> nnx.Module:
         """The architecture in inference mode with these arrays."""
@@ -109,16 +122,11 @@ def with_params(classifier: Classifier, params: Params, source: str) -> Classifi
     return classifier.replace(params=params)
 
 
-def _tapped(part: nnx.Module, seen: list[jax.Array]) -> Any:
-    """A part, or the parts of a list, that enter in `seen` what they are called with."""
+def _tapped(part: nnx.Module, tap: Callable[[jax.Array], jax.Array]) -> Any:
+    """A part, or the parts of a list, whose inputs pass the tap."""
     if isinstance(part, nnx.List):
-        return [_tapped(each, seen) for each in part]
-
-    def call(x: jax.Array) -> jax.Array:
-        seen.append(x)
-        return part(x)
-
-    return call
+        return [_tapped(each, tap) for each in part]
+    return lambda x: part(tap(x))
 
 
 def flat(state: nnx.State) -> Params:

@@ -27,9 +27,9 @@ class Vanishing(ModelDefence):
     def __post_init__(self):
         require_positive("vanishing", sharpness=self.sharpness)
 
-    def hide(self, logits: jax.Array) -> jax.Array:
+    def hide(self, key: jax.Array | None, x: jax.Array, logits: jax.Array) -> jax.Array:
         """What is answered instead of logits [C]; of the same order."""
         return jnp.exp(self.sharpness * (logits - jnp.max(logits)))
 
     def protect(self, key: jax.Array, classifier: Classifier, data: Dataset) -> Classifier:
-        return Classifier(Masked(classifier.net), (classifier.params, self))
+        return Classifier(Masked(classifier.net, classifier.stochastic), (classifier.params, self))
