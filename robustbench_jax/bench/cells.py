@@ -140,9 +140,7 @@ def _check_training(fields: dict[str, Any], trained: bool, method: Any) -> None:
             "such as cnn"
         )
     unused = [name for name in OF_SOME if name not in USED.get(threat, ())]
-    unused += (
-        ["model_defence"] if threat in ("byzantine", "membership", "attribute", "audit", "model_inversion") else []
-    )
+    unused += ["model_defence"] if threat in ("byzantine", "attribute", "audit", "model_inversion") else []
     for name in unused:
         if fields.get(name):
             raise UserError(f"{name} = {fields[name]!r}: threat '{threat}' has no use for it; leave it out")

@@ -33,11 +33,8 @@ def _sheet(group: list[Record]) -> Sheet:
     rows = []
     for found in sorted(grouped(group, row_of), key=_place):
         shown = [over_seeds([record.metrics.get(it) for record in found]) for it in COLUMNS.values()]
-        cell, widths = (
-            found[0].cell,
-            [record.metrics["width_found"] for record in found if "width_found" in record.metrics],
-        )
-        attack = cell.method + (f" (width {widths[0].value:.0f})" if widths else "")
+        cell, width = found[0].cell, found[0].metrics.get("width_found")
+        attack = cell.method + (f" (width {width.value:.0f})" if width else "")
         rows.append([f"{attack} · {cell.show('budget')} · {name(cell)}", *shown, str(len(found))])
     title = f"{group[0].cell.show('dataset')} · model extraction"
     return Sheet(title, NOTE + SPREAD, ["Attack · victim", *COLUMNS, "Seeds"], rows)

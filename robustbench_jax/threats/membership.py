@@ -45,7 +45,7 @@ def run(
     if budget.n < attack.least:
         raise UserError(f"shadows({budget.n}): '{name}' needs at least {attack.least} shadow models")
     members = halves(stream(key, "halves"), images, 2)[0]
-    victim = lab.fit(lab.data.rows(members))
+    victim = lab.protect(stream(key, "protect"), lab.fit(lab.data.rows(members)))
     shadow_members = halves(stream(jax.random.key(0), DRAWS), images, budget.n)
     shadows = lab.fit_shadows(lab.data, [np.flatnonzero(own) for own in shadow_members]) if budget.n else ()
     asked = Victim(victim, attack.access, runtime)

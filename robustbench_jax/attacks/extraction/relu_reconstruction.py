@@ -75,19 +75,18 @@ class ReluReconstruction(ExtractionAttack):
             quiet = 0 if new else quiet + 1
             if quiet == self.idle or oracle.left - left < 2 * (size + 1):
                 break
-        clone = rebuilt(ask, neurons, np.full(size, 0.5))
+        clone = rebuilt(ask, neurons, still(random, neurons, size))
         return Stolen(clone, {"width_found": float(len(neurons))})
 
 
 def ends(random: np.random.Generator, flat: np.ndarray, natural: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of a line [D], inside the box: two images, or two opposite corners."""
+    """The ends of a line [D], inside the box: two images, or two corners."""
     if natural:
         a, b = (flat[i] / 255.0 for i in random.choice(len(flat), 2, replace=False))
         noise = 0.05 * random.standard_normal((2, len(a)))  # of two images many pixels are equally black
         a, b = np.clip(a + noise[0], 0, 1), np.clip(b + noise[1], 0, 1)
     else:
-        a = random.integers(0, 2, flat.shape[1]).astype(float)
-        b = 1 - a
+        a, b = random.integers(0, 2, (2, flat.shape[1])).astype(float)
     return EDGE + (1 - 2 * EDGE) * a, EDGE + (1 - 2 * EDGE) * b
 
 
@@ -149,6 +148,13 @@ def slopes(ask: Callable, at: np.ndarray) -> np.ndarray:
     """[D, C]: the gradient at a point [D] at which nothing bends."""
     values = ask(np.concatenate([at[None], at + STEP * np.eye(len(at))]))
     return (values[1:] - values[0]) / STEP
+
+
+def still(random: np.random.Generator, neurons: list, size: int) -> np.ndarray:
+    """Of some random points [D] the one furthest from where a neuron switches."""
+    points = EDGE + (1 - 2 * EDGE) * random.random((64, size))
+    away = [np.abs(points @ w + bias) for w, bias, _ in neurons]
+    return points[np.argmax(np.min(away, 0))] if neurons else points[0]
 
 
 def rebuilt(ask: Callable, neurons: list[tuple[np.ndarray, float, np.ndarray]], at: np.ndarray) -> Classifier:

@@ -15,7 +15,7 @@ from robustbench_jax.registry import register
 from robustbench_jax.types import Classifier, Dataset, UserError, record, static
 
 
-@register("model_defence", "low_rank", paper="denton2014", repairs=True)
+@register("model_defence", "low_rank", paper="denton2014", compresses=True)
 @record
 class LowRank(Repair):
     """share: of each matrix's rank that stays, above 0 and at most 1; one dimension stays in any case."""

@@ -16,7 +16,7 @@ from robustbench_jax.types import Classifier, Dataset, UserError, record, static
 SCOPES = ("global", "layer")
 
 
-@register("model_defence", "pruned", paper="han2015", repairs=True)
+@register("model_defence", "pruned", paper="han2015", compresses=True)
 @record
 class Pruned(Repair):
     """share: of the weights that go, from 0 to below 1; scope: "global" or "layer"."""

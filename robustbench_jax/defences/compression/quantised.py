@@ -1,7 +1,8 @@
 """quantised(bits, activations): weights, and what layers are given, in few bits, after training.
 
 References: Jacob et al., CVPR 2018, arXiv:1712.05877 (weights symmetric, activations with a zero point);
-Krishnamoorthi, 2018, arXiv:1806.08342 (weights by output channel). Ranges of layer inputs are those seen on trusted images.
+Krishnamoorthi, 2018, arXiv:1806.08342 (weights by output channel).
+Ranges of layer inputs are those seen on trusted images.
 A model that was trained with `quantisation_aware(bits)` knows that this will happen to it.
 Shapes: L layers.
 """
@@ -20,7 +21,7 @@ from robustbench_jax.types import Classifier, Dataset, UserError, record, static
 SEEN = 512  # trusted images that tell the ranges
 
 
-@register("model_defence", "quantised", paper="jacob2018", repairs=True)
+@register("model_defence", "quantised", paper="jacob2018", compresses=True)
 @record
 class Post(Repair):
     """bits: of weights, from 2 to 8; activations: bits of what layers are given, 0 to leave them as they are."""

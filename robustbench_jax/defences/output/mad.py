@@ -9,6 +9,8 @@ no gradient is ever made.
 Shapes: C classes, D input shape, H = 64 hidden units.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,7 @@ class MAD(Answer):
 
     distance: float = 1.0
     keep_label: bool = True
-    surrogate: tuple = ()
+    surrogate: Any = None
 
     def __post_init__(self):
         if isinstance(self.distance, int | float) and not 0 < self.distance <= 2:
