@@ -246,6 +246,12 @@ DEFINITIONS = {
         "one training",
         "lower",
     ),
+    "epsilon_data_dependent": Definition(
+        "what the privacy loss came to for the votes that there were: itself private, and no promise, for want of its "
+        "smooth sensitivity's noise; the promise is epsilon",
+        "one training",
+        "lower",
+    ),
     "epsilon_lower": Definition(
         "lower bound of the privacy loss, with 95% confidence, from how well an audit tells inserted canaries apart",
         "canaries",

@@ -8,7 +8,7 @@ Shapes: E epochs, H images held out.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -81,7 +81,8 @@ class Curve:
     the images held out, without and with the attack that the defence watches, None where there are none.
 
     kept: the epoch whose weights were returned, from 1. held: how many images were held out. steps: how many the call
-    that returned this took itself, the others being an earlier one's, which was cut short.
+    that returned this took itself, the others being an earlier one's, which was cut short. notes: what else a training
+    says of itself, in numbers by name.
     """
 
     loss: tuple[float, ...]
@@ -91,6 +92,7 @@ class Curve:
     kept: int
     held: int = 0
     steps: int = 0
+    notes: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, trace: Trace, keep: str, held: int, steps: int) -> "Curve":
@@ -109,7 +111,7 @@ class Curve:
         """As a model's description has it: numbers rounded to six places, what is not known left out."""
         columns = {name: getattr(self, name) for name in ("loss", "accuracy", "clean", "robust")}
         rounded = {name: [round(v, 6) for v in values] for name, values in columns.items() if values is not None}
-        return rounded | {"kept": self.kept, "held": self.held}
+        return rounded | {"kept": self.kept, "held": self.held} | ({"notes": self.notes} if self.notes else {})
 
 
 def best(trace: Trace) -> int:

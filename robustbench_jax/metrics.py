@@ -113,7 +113,8 @@ def rate(name: str, count: int, n: int) -> Metric:
 
 def promise(found: Guarantee) -> Metric:
     """Epsilon, None for no promise at all; its definition says what it holds for, and by which accountant."""
-    held = f"delta {found.delta:g}, noise {found.noise:.4g}, rate {found.rate:.4g}, {found.steps} steps"
+    terms = found.terms or f"noise {found.noise:.4g}, rate {found.rate:.4g}, {found.steps} steps"
+    held = f"delta {found.delta:g}, {terms}"
     return Metric(_finite(found.epsilon), 1, None, None, f"{DEFINITIONS['epsilon'].text} ({held}; {found.accountant})")
 
 

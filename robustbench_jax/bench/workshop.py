@@ -122,6 +122,7 @@ class Workshop:
             if hasattr(private, "guarantee")
             else None,
             fresh=partial(_fresh, {"model": cell.model, "seed": cell.seed}, data),
+            notes=partial(self._notes, cell),
         )
 
     def _fit(self, cell: Cell, data: Dataset, *, controller: Callable | None = None, surrogate: int | None = None):
@@ -135,6 +136,12 @@ class Workshop:
             what |= {"attack": cell.attack, "budget": cell.budget}
         report = partial(self.report, cell.model)
         return train(what, data, self.directory / _name(what), report, defence=built)
+
+    def _notes(self, cell: Cell, data: Dataset) -> dict[str, float]:
+        """What the training of the cell's own victim on these data said of itself; nothing where there was none."""
+        what = _run(cell.model, cell.defence, cell.recipe, cell.dataset, data, cell.seed)
+        path = self.directory / _name(what) / files.MODEL / files.DESCRIPTION
+        return files.read_description(path).get("curve", {}).get("notes", {}) if path.exists() else {}
 
     def _fit_shadows(self, cell: Cell, data: Dataset, rows: list[np.ndarray]) -> tuple[Classifier, ...]:
         """Models trained on rows of the data, the same for all seeds; those that are missing as one stack where the

@@ -19,8 +19,9 @@ TOLERANCE = 1e-3  # of the noise multiplier that is calibrated, relative
 
 @dataclass(frozen=True)
 class Guarantee:
-    """noise: the standard deviation over the clipping norm; rate: of sampling; the accountant with its version. Choices
-    made by looking at results of several trainings are not accounted for.
+    """noise: the standard deviation over the clipping norm; rate: of sampling; the accountant with its version; terms:
+    what was done, where that says it better. Choices made by looking at results of several trainings are not accounted
+    for.
     """
 
     epsilon: float
@@ -29,6 +30,7 @@ class Guarantee:
     rate: float
     steps: int
     accountant: str
+    terms: str = ""
 
 
 @lru_cache(maxsize=1024)
@@ -51,6 +53,16 @@ def epsilon(noise: float, rate: float, steps: int, delta: float, accountant: str
 def guarantee(noise: float, rate: float, steps: int, delta: float, accountant: str = "pld") -> Guarantee:
     named = f"{accountant}, dp-accounting {version('dp-accounting')}"
     return Guarantee(epsilon(noise, rate, steps, delta, accountant), delta, noise, rate, steps, named)
+
+
+def gaussian_guarantee(noise: float, delta: float, terms: str) -> Guarantee:
+    """Of Gaussian noise added once, or of many such additions taken together as one: exact (Balle & Wang, ICML 2018,
+    arXiv:1805.06530).
+    """
+    from dp_accounting import get_epsilon_gaussian
+
+    named = f"Gaussian, dp-accounting {version('dp-accounting')}"
+    return Guarantee(float(get_epsilon_gaussian(noise, delta)), delta, noise, 1.0, 1, named, terms)
 
 
 def noise_for(wanted: float, rate: float, steps: int, delta: float, accountant: str = "pld") -> float:

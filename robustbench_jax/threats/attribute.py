@@ -61,8 +61,7 @@ def run(
     right = classify(victim, lab.data.x, runtime) == lab.data.y
     found["train_accuracy"] = metrics.proportion("train_accuracy", right[members])
     found["held_out_accuracy"] = metrics.proportion("held_out_accuracy", right[~members])
-    if lab.guarantee is not None:
-        found["epsilon"] = metrics.promise(lab.guarantee(int(members.sum())))
+    found |= lab.promises(lab.data.rows(members))
     test = classify(victim, data.x, runtime) == data.y
     report(len(data))
     return Outcome(

@@ -67,8 +67,7 @@ def run(
         "guesses_right": metrics.proportion("guesses_right", np.arange(made) < right),
         "membership_auc": metrics.area("membership_auc", scores[~included], scores[included]),
     }
-    if promised:
-        found["epsilon"] = metrics.promise(promised)
+    found |= lab.promises(trained_on)
     report(len(data))
     artefacts = {"scores": scores, "included": included, "guesses": said}
     return Outcome(found, {"clean_correct": test}, counts={"forward_evaluations": asked.queries}, artefacts=artefacts)

@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from robustbench_jax import metrics
 from robustbench_jax.keys import stream
 from robustbench_jax.poisons import PoisonedDataset, PoisoningAttack
-from robustbench_jax.types import Classifier, Dataset, UserError
+from robustbench_jax.types import Classifier, Dataset, Metric, UserError
 
 TRUSTED = 0.05  # share of the training images; BackdoorBench gives its defences as many
 
@@ -28,8 +29,9 @@ class Lab:
     attacker who has a hand in training) makes of it unless that is None, or as surrogate number so and so.
     fit_shadows(data, rows [M, n]) -> M models, each trained on its own rows of the data: the attacker's, the same ones
     for all seeds of a cell. guarantee(images): what a differentially private training of so many promises; None where
-    it promises nothing. fresh() -> the victim before training. sanitiser, inspector, protector: the built data defence,
-    inspection and model defence; None for none.
+    it promises nothing. notes(data): what the training on these data said of itself, in numbers by name (see
+    learning_curve.Curve). fresh() -> the victim before training. sanitiser, inspector, protector: the built data
+    defence, inspection and model defence; None for none.
     """
 
     key: jax.Array
@@ -42,6 +44,7 @@ class Lab:
     fit_shadows: Callable[..., tuple[Classifier, ...]] | None = None
     guarantee: Callable[[int], Any] | None = None
     fresh: Callable[[], Classifier] | None = None
+    notes: Callable[[Dataset], dict[str, float]] | None = None
 
     @property
     def defended(self) -> bool:
@@ -59,6 +62,12 @@ class Lab:
     @cached_property
     def trusted(self) -> Dataset:
         return self.data.rows(self.known)
+
+    def promises(self, trained_on: Dataset) -> dict[str, Metric]:
+        """The epsilon that a private training on these data promises, and what it came to, where it says so."""
+        found = {} if self.guarantee is None else {"epsilon": metrics.promise(self.guarantee(len(trained_on)))}
+        name, notes = "epsilon_data_dependent", self.notes(trained_on) if self.notes else {}
+        return found | ({name: metrics.number(name, notes[name], 1)} if name in notes else {})
 
     def surrogates(self, count: int) -> tuple[Classifier, ...]:
         """So many models trained on the clean data with other seeds than the victim's."""

@@ -56,8 +56,7 @@ def run(
     right = classify(victim, lab.data.x, runtime) == lab.data.y
     found["train_accuracy"] = metrics.proportion("train_accuracy", right[members])
     found["held_out_accuracy"] = metrics.proportion("held_out_accuracy", right[~members])
-    if lab.guarantee is not None:
-        found["epsilon"] = metrics.promise(lab.guarantee(int(members.sum())))
+    found |= lab.promises(lab.data.rows(members))
     report(len(data))
     curve = roc(scores, members)
     test = classify(victim, data.x, runtime) == data.y

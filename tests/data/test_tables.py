@@ -120,9 +120,19 @@ def test_coarse_labels_are_groups_of_classes_and_the_class_is_private():
     np.testing.assert_array_equal(data.attribute.values, fine.y)
 
 
+def test_parts_have_no_example_in_common_and_one_test_split():
+    one, other = (load_dataset(f"part(fashion_mnist_mini, {rows})", "train") for rows in ("0, 30", "30, 50"))
+    whole = load_dataset("fashion_mnist_mini", "train", 50)
+    np.testing.assert_array_equal(np.concatenate([one.x, other.x]), whole.x)
+    assert load_dataset("part(fashion_mnist_mini, 0, 30)").digest == load_dataset("fashion_mnist_mini").digest
+    assert len(load_dataset("part(census(train=9), 2, 6)", "train").attribute.values) == 4
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
+        ("part(fashion_mnist_mini, 5, 5)", "part: first = 5 must be at least 0 and below last = 5"),
+        ("part(fashion_mnist_mini, 0, 10001)", "part: last = 10001: fashion_mnist_mini has 10000"),
         ("census(train=0)", "census: train = 0 must be greater than 0"),
         ("census(trian=5)", "no argument 'trian'; did you mean 'train'"),
         ('adult("adult.data", sensitive="gender")', "adult: sensitive = 'gender'; there are: workclass"),
@@ -134,4 +144,4 @@ def test_coarse_labels_are_groups_of_classes_and_the_class_is_private():
 )
 def test_wrong_arguments_are_named(text, message):
     with pytest.raises(UserError, match=message):
-        load_dataset(text)
+        load_dataset(text, "train")

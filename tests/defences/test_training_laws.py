@@ -34,6 +34,7 @@ CALLS = {  # quick ones; a defence that is not here is called by its name alone
     "msd": "msd([linf(0.1), l2(0.5)], steps=1)",
     "mtl_ibp": f"mtl_ibp(attack={SHORT})",
     "partitioned": "partitioned(partitions=2, steps=3)",
+    "pate": "pate(npz('{source}/public.npz'), teachers=2, queries=20, answers=16, threshold=0, sigma1=1, steps=3)",
     "rslad": "rslad(steps=1)",
     "sabr": f"sabr(attack={SHORT})",
     "smoothadv": "smoothadv(steps=1)",
@@ -60,6 +61,9 @@ def source(tmp_path_factory):
     from robustbench_jax.models import files
 
     model, directory = fresh("standard"), tmp_path_factory.mktemp("source")
+    np.savez(
+        directory / "public.npz", x=np.random.default_rng(1).integers(0, 256, (20, *SHAPE), np.uint8), y=np.arange(20)
+    )
     files.save(directory / files.MODEL, model, files.describe(model, "mlp([4])", SHAPE, 3))
     return directory
 
