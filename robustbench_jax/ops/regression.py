@@ -33,9 +33,31 @@ def softmax_regression(
     """Weights float64 [F + 1, C], the constants last, that minimise the mean cross-entropy of labels y int [N] on x
     [N, F] plus ridge / 2 times the squared norm of all but the constants. start: weights to begin at.
     """
-    x, hits = _with_one(x), np.eye(classes)[y]
-    penalty = np.full((x.shape[1], 1), ridge)
+    penalty = np.full((x.shape[1] + 1, 1), ridge)
     penalty[-1] = 0
+    start = np.zeros((x.shape[1] + 1, classes)) if start is None else start
+    value = _objective(x, y, classes, penalty)
+    found = minimize(value, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": 1e-6})
+    return found.x.reshape(-1, classes)
+
+
+def softmax_minimum(x: np.ndarray, y: np.ndarray, classes: int, ridge: float, slope: float) -> np.ndarray:
+    """As softmax_regression, constants penalised as well, until no more than a gradient of length `slope` is left."""
+    each = slope / np.sqrt((x.shape[1] + 1) * classes)  # of the largest part, so that the length is less
+    options = {"maxiter": 5000, "maxfun": 10000, "ftol": 0.0, "gtol": each}
+    start = np.zeros((x.shape[1] + 1) * classes)
+    found = minimize(_objective(x, y, classes, ridge), start, jac=True, method="L-BFGS-B", options=options)
+    return found.x.reshape(-1, classes)
+
+
+def slope_left(x: np.ndarray, y: np.ndarray, weights: np.ndarray, ridge: float) -> float:
+    """The length of the gradient at the weights, constants penalised as well."""
+    return float(np.linalg.norm(_objective(x, y, weights.shape[1], ridge)(weights.ravel())[1]))
+
+
+def _objective(x: np.ndarray, y: np.ndarray, classes: int, penalty: float | np.ndarray):
+    """Flat weights -> (mean cross-entropy + penalty / 2 squared weights, flat gradient)."""
+    x, hits = _with_one(x), np.eye(classes)[y]
 
     def value(flat):
         w = flat.reshape(x.shape[1], classes)
@@ -43,9 +65,7 @@ def softmax_regression(
         slope = x.T @ (np.exp(logs) - hits) / len(x) + penalty * w
         return -np.sum(hits * logs) / len(x) + np.sum(penalty * w**2) / 2, slope.ravel()
 
-    start = np.zeros((x.shape[1], classes)) if start is None else start
-    found = minimize(value, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": 1e-6})
-    return found.x.reshape(-1, classes)
+    return value
 
 
 def log_shares(x: np.ndarray, weights: np.ndarray) -> np.ndarray:

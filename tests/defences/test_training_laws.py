@@ -43,7 +43,7 @@ CALLS = {  # quick ones; a defence that is not here is called by its name alone
     "row_ablation": "row_ablation(width=2)",
     "block_ablation": "block_ablation(width=2)",
 }
-MODELS = {"lipschitz_margin": "lipschitz_mlp([4])"}
+MODELS = {"output_perturbation": "mlp([])", "lipschitz_margin": "lipschitz_mlp([4])"}
 NAMES = sorted(discover("training"))
 SHAPE = (4, 4, 1)
 
