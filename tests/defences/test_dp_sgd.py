@@ -133,6 +133,51 @@ def test_without_noise_and_clipping_it_is_the_gradient_of_the_batch_over_its_exp
         np.testing.assert_allclose(model.params[name], fresh.params[name] - 0.1 * value, rtol=1e-3, atol=1e-5)
 
 
+def test_dp_adam_is_adam_on_the_noisy_clipped_gradient():
+    """Its first step, without noise, has the sign of the clipped sum and the size of the learning rate."""
+    recipe = "adamw(epochs=1, batch_size=200, learning_rate=0.01, weight_decay=0, schedule='constant')"
+    model, fresh = trained("dp_sgd(noise=1e-9, clip=0.5)", recipe)
+    x, y = jnp.asarray(DATA.x / 255.0, jnp.float32)[:, None], jnp.asarray(DATA.y)
+    summed, _ = clipped_sum(fresh.net, fresh.params, x, y, jnp.ones(200, bool), 0.5, "vmap")
+    for name, value in summed.items():
+        large = np.abs(value) > 1e-3
+        moved = np.asarray(model.params[name] - fresh.params[name])
+        np.testing.assert_allclose(moved[large], -0.01 * np.sign(value)[large], rtol=1e-3)
+    noisy = build("training", "dp_sgd(epsilon=2.0)").guarantee(build("recipe", recipe), 200)
+    assert noisy == build("training", "dp_sgd(epsilon=2.0)").guarantee(
+        build("recipe", "sgd(epochs=1, batch_size=200)"), 200
+    )  # what an optimiser makes of noisy gradients costs nothing
+
+
+def test_augmented_copies_are_averaged_and_not_clipped_one_by_one():
+    """An image and its mirror image whose gradients are long and partly cancel: clipping each before is another sum."""
+    model = build_model("mlp([8])", SHAPE, 4, KEY)
+    x, y = batch(4)
+    both = jnp.stack([x, x[:, :, ::-1]], 1)
+    found, _ = clipped_sum(model.net, model.params, both, y, jnp.ones(4, bool), 0.5, "vmap")
+    weights = model.net.trainable(model.params)
+    right, wrong = None, None
+    for pair, label in zip(both, y, strict=True):
+        each = [
+            jax.grad(lambda w, i=i, t=label: losses(model.net, model.params, w, i[None], t[None])[0])(weights)
+            for i in pair
+        ]
+        mean = jax.tree.map(lambda a, b: (a + b) / 2, *each)
+        before = jax.tree.map(lambda a, b: (a + b) / 2, *(_clipped(own, 0.5) for own in each))
+        right, wrong = (
+            own if all_ is None else jax.tree.map(jnp.add, all_, own)
+            for all_, own in ((right, _clipped(mean, 0.5)), (wrong, before))
+        )
+    name = "head/kernel"
+    np.testing.assert_allclose(found[name], right[name], rtol=2e-4, atol=2e-5)
+    assert float(jnp.abs(found[name] - wrong[name]).max()) > 1e-3
+
+
+def _clipped(gradient, norm):
+    size = np.sqrt(sum(float(jnp.sum(v**2)) for v in gradient.values()))
+    return {k: v * min(1.0, norm / size) for k, v in gradient.items()}
+
+
 def test_the_two_ways_of_clipping_train_the_same_model():
     one, other = (trained(f"dp_sgd(noise=1.0, clipping='{method}')")[0] for method in ("ghost", "vmap"))
     for name, value in one.params.items():

@@ -19,6 +19,7 @@ CALLS = {  # quick ones; a defence that is not here is called by its name alone
     "avg_at": f"avg_at([linf(0.1), l2(0.5)], {SHORT})",
     "awp": "awp(standard)",
     "bagged": "bagged(models=2, draws=6, steps=3)",
+    "dp_ftrl": "dp_ftrl(noise=1.0)",
     "dp_sgd": "dp_sgd(noise=1.0)",
     "e_at": f"e_at([linf(0.1), l1(1)], {SHORT})",
     "fast_at": "fast_at(align=0.1)",

@@ -95,7 +95,7 @@ class DPSGD(TrainingDefence):
                 counted = np.arange(width) < min(len(drawn) - at, width)
                 part = jax.random.fold_in(stream(own, "augment"), at)
                 given = (part, params, data.x[rows], data.y[rows], counted, float(self.clip))
-                more, seen = _part(
+                more, seen = clipped_part(
                     *given, net=model.net, method=method, copies=self.copies, augmentation=recipe.augmentation
                 )
                 summed = more if summed is None else jax.tree.map(jnp.add, summed, more)
@@ -138,7 +138,7 @@ def _drawn(key: jax.Array, rate: float, images: int) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames=("net", "method", "copies", "augmentation"))
-def _part(key, params, x, y, counted, norm, *, net, method: str, copies: int, augmentation: str):
+def clipped_part(key, params, x, y, counted, norm, *, net, method: str, copies: int, augmentation: str):
     """(sum of clipped gradients, [loss, right] summed over the examples that count)."""
     keys = jax.random.split(key, copies)
     every = jnp.stack([augmented(own, x, augmentation) for own in keys], axis=1)
