@@ -5,6 +5,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 from robustbench_jax.cli import keys
+from robustbench_jax.cli.audit import audit
 from robustbench_jax.cli.cells import attack, certify
 from robustbench_jax.cli.evaluate import evaluate
 from robustbench_jax.cli.log import log_report, log_verify
@@ -66,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     verb("monitor", monitor, _monitor, "Watch requests to a model: those of an attack, or of an audit log.")
     verb("steal", steal, _steal, "Steal a model through its answers, and compare the copy with it.")
     verb("evaluate", evaluate, _evaluate, "Attack one model with and without knowledge of its defence.")
+    verb("audit", audit, _audit, "Check one model against a security policy: a page about it, and 1 where it fails.")
     verb("train", train, _train, "Train a model; a run that was killed goes on from its last checkpoint.")
     verb("manifest", manifest, _manifest, "Sign what a dataset is, or verify that it still is that.")
     verb("seal", seal, _seal, "Encrypt a trained model into a file, or take it out again.")
@@ -161,6 +163,18 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attack", metavar="A", default="pgd(steps=40)", help="default: pgd(steps=40)")
     _add_run(parser, "keep the records and the adversarial examples there")
     parser.add_argument("--checks", action="store_true", help="look for signs of masked gradients as well")
+
+
+def _audit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="M", help="a trained model, or an architecture")
+    parser.add_argument("--dataset", required=True, metavar="D")
+    parser.add_argument("--policy", required=True, metavar="F", help="e.g. configs/audit.toml")
+    _add_training(parser)
+    parser.add_argument("--model-defence", metavar="T", default="", help="e.g. jpeg(75)")
+    parser.add_argument("--out", metavar="DIR", help="page, plan and records (default: runs/audit)")
+    parser.add_argument("--against", metavar="F", help="the last audit.json (default: that of --out)")
+    parser.add_argument("--dry-run", action="store_true", help="print the checks and stop")
+    parser.add_argument("--json", action="store_true", help="print the audit as JSON on stdout")
 
 
 def _train(parser: argparse.ArgumentParser) -> None:
