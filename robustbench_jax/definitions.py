@@ -257,6 +257,18 @@ DEFINITIONS = {
         "canaries",
         "lower",
     ),
+    "epsilon_lower_fdp": Definition(
+        "lower bound of the privacy loss, with 95% confidence, from the same guesses by f-DP for the trade-off of "
+        "(epsilon, delta)",
+        "canaries",
+        "lower",
+    ),
+    "epsilon_gaussian": Definition(
+        "lower bound of the privacy loss, with 95% confidence, from the same guesses by f-DP, for trainings whose "
+        "trade-off is that of two Gaussians",
+        "canaries",
+        "lower",
+    ),
     "reconstruction_psnr": Definition(
         "mean peak signal-to-noise ratio of the reconstructed images, in dB, at most 100", "all images", "lower"
     ),

@@ -30,6 +30,8 @@ METHODS = ("attack", "certifier")  # a cell has one of them
 OF_TRAINING = ("data_defence", "inspection")  # only where the threat is to the training
 USED = {"backdoor": OF_TRAINING, "poisoning": ("data_defence",), "monitoring": ("monitor",)}  # by threat
 OF_SOME = (*OF_TRAINING, "monitor")  # only where the threat has a use for it
+AUDITS = ("audit", "repeated_audit", "white_box_audit")
+UNDEFENDED = ("byzantine", "attribute", *AUDITS, "model_inversion")  # threats that no model defence is for
 OPTIONAL = (*METHODS, "model_defence", *OF_SOME)  # left out of the id where they are empty
 SEEDS = 2**32  # jax.random.key tells no more apart
 
@@ -140,7 +142,7 @@ def _check_training(fields: dict[str, Any], trained: bool, method: Any) -> None:
             "such as cnn"
         )
     unused = [name for name in OF_SOME if name not in USED.get(threat, ())]
-    unused += ["model_defence"] if threat in ("byzantine", "attribute", "audit", "model_inversion") else []
+    unused += ["model_defence"] if threat in UNDEFENDED else []
     for name in unused:
         if fields.get(name):
             raise UserError(f"{name} = {fields[name]!r}: threat '{threat}' has no use for it; leave it out")

@@ -6,6 +6,7 @@ poisoning_table.over_seeds).
 
 from collections.abc import Iterable
 
+from robustbench_jax.bench.cells import AUDITS
 from robustbench_jax.bench.groups import grouped, name
 from robustbench_jax.bench.poisoning_table import SPREAD, called, over_seeds, row_of
 from robustbench_jax.bench.records import Record
@@ -21,6 +22,7 @@ COLUMNS = {
     "Train": "train_accuracy",
     "Held out": "held_out_accuracy",
 }
+BOUNDS = ("epsilon_lower", "epsilon_lower_fdp", "epsilon_gaussian", "epsilon")
 NOTE = (
     "In %. TPR @: members found where at most so many of the others are taken for members; – where these are too few "
     "to tell such a rate from 0. Train, Held out: the victim's accuracy on images it was and was not trained on. "
@@ -44,7 +46,7 @@ OF_ATTRIBUTES = {
 def sheets(records: Iterable[Record]) -> list[Sheet]:
     records = list(records)
     ours = [record for record in records if record.status == "ok" and record.cell.threat == "membership"]
-    audits = [record for record in records if record.status == "ok" and record.cell.threat == "audit"]
+    audits = [record for record in records if record.status == "ok" and record.cell.threat in AUDITS]
     pages = [_sheet(group) for group in grouped(ours, lambda cell: (cell.dataset, cell.model))]
     inverted = [record for record in records if record.status == "ok" and record.cell.threat == "gradient_inversion"]
     pages += [_inverted(group) for group in grouped(inverted, lambda cell: (cell.dataset, cell.examples, cell.seed))]
@@ -90,15 +92,18 @@ def _audit(group: list[Record]) -> Sheet:
     for record in sorted(group, key=lambda record: (name(record.cell), record.cell.seed)):
         shown = (record.metrics.get(it) for it in ("guesses_right", "clean_accuracy"))
         guessed, accuracy = (over_seeds([value]) for value in shown)
-        lower = f"{record.metrics['epsilon_lower'].value:.2f}"
-        rows.append([f"{called(record.cell)} · seed {record.cell.seed}", lower, _epsilon(record), guessed, accuracy])
+        lower, fdp, gaussian, promised = (_epsilon(record, it) for it in BOUNDS)
+        label = f"{called(record.cell)} · seed {record.cell.seed}"
+        rows.append([label, lower, promised, fdp, gaussian, guessed, accuracy])
     cell = group[0].cell
     note = (
         "ε audited: with 95% confidence the training is not more private than this. ε promised: what it says. A bound "
-        "above the promise refutes it. Guesses right and accuracy in %."
+        "above the promise refutes it. By f-DP: from the same guesses, of any trade-off and of a Gaussian one. Guesses "
+        "right and accuracy in %."
     )
     title = f"{cell.show('dataset')} · {cell.show('model')} · audit of privacy"
-    return Sheet(title, note, ["Audit · victim", "ε audited", "ε promised", "Guesses right", "Clean"], rows)
+    heads = ["Audit · victim", "ε audited", "ε promised", "by f-DP", "if Gaussian", "Guesses right", "Clean"]
+    return Sheet(title, note, heads, rows)
 
 
 def _inverted(group: list[Record]) -> Sheet:
@@ -133,8 +138,8 @@ def _of_models(group: list[Record]) -> Sheet:
     return Sheet(title, note, ["Attack · victim", *heads, "SSIM", "Seeds"], rows)
 
 
-def _epsilon(record: Record) -> str:
-    found = record.metrics.get("epsilon")
+def _epsilon(record: Record, name: str = "epsilon") -> str:
+    found = record.metrics.get(name)
     return "–" if found is None or found.value is None else f"{found.value:.2f}"
 
 

@@ -135,6 +135,9 @@ class Workshop:
         if controller is not None and (built := controller(build("training", defence))) is not None:
             what |= {"attack": cell.attack, "budget": cell.budget}
         report = partial(self.report, cell.model)
+        if getattr(built, "witness", None) is not None:  # what it saw is not stored with the weights
+            key, recipe = stream(jax.random.key(seed), "fit"), build("recipe", cell.recipe)
+            return built.fit(key, _fresh(what, data), data, recipe, report=report)[0]
         return train(what, data, self.directory / _name(what), report, defence=built)
 
     def _notes(self, cell: Cell, data: Dataset) -> dict[str, float]:

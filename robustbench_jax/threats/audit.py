@@ -14,7 +14,9 @@ import numpy as np
 
 from robustbench_jax import metrics
 from robustbench_jax.keys import stream
+from robustbench_jax.ops.accounting import Guarantee
 from robustbench_jax.ops.auditing import epsilon_lower
+from robustbench_jax.ops.auditing_fdp import epsilon_lower_fdp, epsilon_of_mu, mu_lower
 from robustbench_jax.ops.canaries import Canaries
 from robustbench_jax.ops.judge import classify
 from robustbench_jax.ops.runtime import Runtime
@@ -58,16 +60,29 @@ def run(
     asked = Victim(victim, attack.access, runtime)
     scores = attack.score(stream(key, "score"), asked, canaries)
     said = attack.guesses(scores)
-    right, made = int(np.sum((said != 0) & ((said > 0) == included))), int(np.sum(said != 0))
     promised = lab.guarantee(len(trained_on)) if lab.guarantee is not None else None
-    delta = promised.delta if promised else DELTA
-    found = {
-        "clean_accuracy": metrics.proportion("clean_accuracy", test := classify(victim, data.x, runtime) == data.y),
-        "epsilon_lower": metrics.number("epsilon_lower", epsilon_lower(budget.n, made, right, delta), budget.n),
-        "guesses_right": metrics.proportion("guesses_right", np.arange(made) < right),
-        "membership_auc": metrics.area("membership_auc", scores[~included], scores[included]),
-    }
-    found |= lab.promises(trained_on)
+    test = classify(victim, data.x, runtime) == data.y
+    found = {"clean_accuracy": metrics.proportion("clean_accuracy", test)}
+    found |= bounds(attack.bound, scores, included, said, promised) | lab.promises(trained_on)
     report(len(data))
     artefacts = {"scores": scores, "included": included, "guesses": said}
     return Outcome(found, {"clean_correct": test}, counts={"forward_evaluations": asked.queries}, artefacts=artefacts)
+
+
+def bounds(
+    chosen: str, scores: np.ndarray, included: np.ndarray, said: np.ndarray, promised: Guarantee | None
+) -> dict[str, metrics.Metric]:
+    """What guesses int [m] about canaries show of the privacy loss at the promise's delta. chosen: the bound that
+    is held against the promise: one only, so that it holds with its confidence.
+    """
+    right, made, canaries = int(np.sum((said != 0) & ((said > 0) == included))), int(np.sum(said != 0)), len(said)
+    guessed, delta = (canaries, made, right), promised.delta if promised else DELTA
+    fdp = epsilon_lower_fdp(*guessed, delta)
+    lower = {"binomial": lambda: epsilon_lower(*guessed, delta), "fdp": lambda: fdp}[chosen]()
+    return {
+        "epsilon_lower": metrics.number("epsilon_lower", lower, canaries),
+        "epsilon_lower_fdp": metrics.number("epsilon_lower_fdp", fdp, canaries),
+        "epsilon_gaussian": metrics.number("epsilon_gaussian", epsilon_of_mu(mu_lower(*guessed), delta), canaries),
+        "guesses_right": metrics.proportion("guesses_right", np.arange(made) < right),
+        "membership_auc": metrics.area("membership_auc", scores[~included], scores[included]),
+    }

@@ -53,6 +53,10 @@ FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a
         *("sweep.1.attack=random_pixels", "sweep.2.attack=among_natural(random_pixels, 1)"),
         *("sweep.2.budget=traffic(2, 6)", "sweep.3.budget=traffic(2, 6, accounts=2)", "sweep.3.attack=natural"),
     ),
+    "privacy_audit_strong": (
+        *("sweep.0.defence=dp_sgd(noise=1.0)", "sweep.1.defence=dp_sgd(noise=1.0)", "sweep.1.budget=runs(2)"),
+        *("sweep.0.budget=canaries(40)", "sweep.1.attack=multi_run_audit(30)"),
+    ),
     "inversion_fashion_mnist": (
         *("sweep.0.attack=analytic", "sweep.1.attack=inverting_gradients(3)", "sweep.2.attack=mi_face(steps=2)"),
         *("sweep.0.budget=gradients(1)", "sweep.1.budget=gradients(2)"),

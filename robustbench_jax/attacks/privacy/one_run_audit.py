@@ -1,8 +1,9 @@
-"""one_run_audit(share): canaries with wrong labels, and a guess for those of which the model is surest.
+"""one_run_audit(share, bound): canaries with wrong labels, and a guess for those of which the model is surest.
 
 Reference: Steinke, Nasr & Jagielski, NeurIPS 2023, arXiv:2305.08846, with the black-box canaries that are hardest to
 learn from anything but themselves: images with labels drawn evenly from the wrong ones. The score is the margin of the
-label that was planted.
+label that was planted. What the guesses show is told by the bound of that paper ("binomial") or by the f-DP one of
+Mahloujifar, Melis & Chaudhuri, 2024, arXiv:2410.22235 ("fdp"), chosen beforehand.
 Shapes: m canaries.
 """
 
@@ -14,19 +15,25 @@ from robustbench_jax.registry import register
 from robustbench_jax.suspects import Victim, margin
 from robustbench_jax.types import Dataset, UserError, record
 
+BOUNDS = ("binomial", "fdp")
 
-@register("attack", "one_run_audit", threat="audit", access="scores", paper="steinke2023")
+
+@register("attack", "one_run_audit", threat="audit", access="scores", paper="steinke2023", late=("bound",))
 @record
 class OneRunAudit:
     """share: of the canaries that are guessed to be in, and as many to be out, those of the largest and of the smallest
-    scores; fixed beforehand.
+    scores; fixed beforehand, as is bound, "binomial" or "fdp".
     """
 
     share: float = 0.1
+    bound: str = "binomial"
 
     def __post_init__(self):
+        name = self.registered[1]
         if isinstance(self.share, int | float) and not 0 < self.share <= 0.5:
-            raise UserError(f"one_run_audit: share = {self.share} must be above 0 and at most 0.5")
+            raise UserError(f"{name}: share = {self.share} must be above 0 and at most 0.5")
+        if self.bound not in BOUNDS:
+            raise UserError(f"{name}: bound = {self.bound!r}; there are: {', '.join(BOUNDS)}")
 
     @property
     def access(self) -> str:

@@ -32,12 +32,14 @@ from robustbench_jax.types import Classifier, Dataset, UserError, record, requir
 EVERY = 20
 
 
-@register("training", "dp_sgd", paper="abadi2016")
+@register("training", "dp_sgd", paper="abadi2016", given=("witness",))
 @record
 class DPSGD(TrainingDefence):
     """epsilon, delta: of the whole training, for examples that are added or removed. noise: the multiplier itself, in
     which case epsilon follows from it; 0 for what epsilon needs. clipping: "ghost" for networks of dense layers, "vmap"
-    for others, "auto" for the one that fits. accountant: "pld" or "rdp".
+    for others, "auto" for the one that fits. accountant: "pld" or "rdp". witness: an auditor's, given by the program:
+    insert(sum, drawn [count], clip) adds canaries that are sampled as examples are, and see(noisy, clip, promised,
+    share) is told every step's gradient, share * (sum + noise).
     """
 
     epsilon: float = 3.0
@@ -47,6 +49,7 @@ class DPSGD(TrainingDefence):
     copies: int = static(default=1)
     clipping: str = "auto"
     accountant: str = "pld"
+    witness: Any = static(default=None)
 
     def __post_init__(self):
         require_positive("dp_sgd", epsilon=self.epsilon, delta=self.delta, clip=self.clip, copies=self.copies)
@@ -100,10 +103,15 @@ class DPSGD(TrainingDefence):
                 )
                 summed = more if summed is None else jax.tree.map(jnp.add, summed, more)
                 measured.append(seen)
+            if self.witness is not None:
+                canaries = np.asarray(_drawn(stream(own, "canaries"), promised.rate, self.witness.count))
+                summed = summed | self.witness.insert(summed, canaries, float(self.clip))
             scale = (promised.noise * float(self.clip), 1 / (promised.rate * len(data)))
-            params, state = _update(
+            params, state, noisy = _update(
                 stream(own, "noise"), params, state, summed, scale, net=model.net, recipe=recipe, total=total
             )
+            if self.witness is not None:
+                self.witness.see(noisy, float(self.clip), promised, scale[1])
             loss, right = (np.sum([m[i] for m in measured]) / max(len(drawn), 1) for i in (0, 1))
             trace = trace.trained(min(step // per_epoch, recipe.epochs - 1), loss, right, 1 / per_epoch)
             if (step + 1) % EVERY == 0 or step + 1 == total:
@@ -149,11 +157,11 @@ def clipped_part(key, params, x, y, counted, norm, *, net, method: str, copies: 
 
 
 @partial(jax.jit, static_argnames=("net", "recipe", "total"))
-def _update(key, params, state, summed, scale, *, net, recipe: Recipe, total: int) -> tuple[Any, Any]:
+def _update(key, params, state, summed, scale, *, net, recipe: Recipe, total: int) -> tuple[Any, Any, Any]:
     deviation, share = scale
     names = sorted(summed)
     keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
     noisy = {k: share * (v + deviation * jax.random.normal(keys[k], v.shape)) for k, v in summed.items()}
     weights = net.trainable(params)
     changes, state = recipe.optimiser(total).update(noisy, state, weights)
-    return params | optax.apply_updates(weights, changes), state
+    return params | optax.apply_updates(weights, changes), state, noisy
