@@ -6,7 +6,9 @@ share `rate` of honest account-days reach, by split conformal prediction (Vovk, 
 al., ECML 2002): of n honest days of training images, simulated with the habits of streams.py, it is the
 ceil((1 - rate) (n + 1))-th smallest of their largest scores. So a new honest day of such images raises an alarm with
 probability at most `rate`, whatever the score is. The days before each of them fill the state and are not counted.
-Monitors forget requests, after a day where nothing else is said, so that days are alike.
+Monitors forget requests, after a day where nothing else is said, so that days are alike. A monitor of all accounts at
+once is promised less: its threshold is for a service with as many honest requests as one of the simulated ones, whose
+TOGETHER accounts share a state, and for as many different images.
 Shapes: D = [H, W, C] input shape, C classes. Host code: the server calls it request by request.
 """
 

@@ -23,6 +23,7 @@ READ = {  # what tables read of each threat: metrics, the last of them of all ex
     "backdoor": (("backdoor_success_rate", "clean_accuracy"), ("clean_correct", "fooled")),
     "byzantine": (("clean_model_accuracy",), ("clean_correct", "robust")),
     "poisoning": (("clean_model_accuracy",), ("clean_correct", "robust")),
+    "monitoring": (("update_ms", "clean_accuracy"), ("clean_correct",)),
     "obfuscation": (("failed_checks", "clean_accuracy", "robust_accuracy"), ("clean_correct", "robust")),
 }
 CELLS, ARRAYS = "cells", "arrays"

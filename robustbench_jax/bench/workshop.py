@@ -72,7 +72,7 @@ class Workshop:
         self.dataset = lru_cache(maxsize=4)(load_dataset)
         self.model = lru_cache(maxsize=8)(self._model)
         self.protected = lru_cache(maxsize=8)(self._protected)
-        self.prepared = lru_cache(maxsize=8)(self._prepared)
+        self.prepared = lru_cache(maxsize=16)(self._prepared)
         self.recorded = lru_cache(maxsize=2)(self._recorded)
         self.expected: dict[tuple, list[int]] = {}
 

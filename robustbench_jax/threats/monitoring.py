@@ -1,7 +1,7 @@
 """Monitoring: how soon does a monitor see an attack in the requests to a model, and how often does it see one in none?
 
-The images `data` are shared out to honest accounts and attackers, every second one each; the monitor was prepared on
-training images. Honest accounts ask for as many days as the monitor needs to fill its state, and one more that counts.
+The images `data` are shared out to honest accounts and attackers, every second one each, or all go to honest accounts
+where nobody attacks; the monitor was prepared on training images. Honest accounts ask for as many days as the monitor needs to fill its state, and one more that counts.
 An attack begins after a day of TOGETHER honest accounts, each stream from there, so that none meets another. Its alarm
 is the first on any of its accounts; the request that raises it is not answered.
 Shapes: S streams.
@@ -58,7 +58,7 @@ def run(
     Artefacts, of an attack: alarm int[S], the query that raised it, 0 for none; useful int[S], those of use answered
     before; reached int[S], the query that reached its goal, 0 for none; unnoticed bool[S], whether it was before.
     """
-    visitors, _ = _shared(data)
+    visitors = data if attack.honest else _shared(data)[0]
     took: list[float] = []
     if attack.honest:
         found, artefacts = _false_alarms(stream(key, "days"), model, visitors, attack, budget, monitor, took), {}
@@ -88,9 +88,9 @@ def record(
     runtime: Runtime = Runtime(),
 ) -> list[Stream]:
     """What an attack asks with the attackers' share of the images; nothing for honest accounts. The key is consumed."""
-    _, own = _shared(data)
     if attack.honest:
         return []
+    own = _shared(data)[1]
     return attack.record(stream(key, "attack"), model, own, budget.streams, budget.queries, runtime=runtime)
 
 

@@ -52,6 +52,7 @@ FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a
         *("monitor=query_rate(threshold=3.0)", "sweep.0.budget=traffic(2, 4)", "sweep.1.budget=traffic(2, 6)"),
         *("sweep.1.attack=random_pixels", "sweep.2.attack=among_natural(random_pixels, 1)"),
         *("sweep.2.budget=traffic(2, 6)", "sweep.3.budget=traffic(2, 6, accounts=2)", "sweep.3.attack=natural"),
+        *("sweep.4.attack=random_pixels", "sweep.4.budget=traffic(2, 6)"),
     ),
     "privacy_audit_strong": (
         *("sweep.0.defence=dp_sgd(noise=1.0)", "sweep.1.defence=dp_sgd(noise=1.0)", "sweep.1.budget=runs(2)"),

@@ -171,12 +171,13 @@ def test_a_cell_of_monitoring_has_a_monitor_and_no_other_cell_has():
 def made_up(monitor, attack, **values):
     n, budget = values.pop("n"), values.pop("budget", "traffic(20, 300)")
     cell = make_cell(attack=attack, monitor=monitor, **CELL | {"budget": budget})
+    values = {"update_ms": 0.5} | values | {"clean_accuracy": 1.0}
     value = {name: records.MetricValue(value=it, n=n, low=None, high=None) for name, it in values.items()}
-    return records.Record(id=cell.id, cell=cell, metrics=value)
+    return records.Record(id=cell.id, cell=cell, metrics=value, per_example={"clean_correct": [True] * n})
 
 
 def test_tables_have_a_row_an_attack_and_a_column_a_monitor():
-    honest = {"budget": "traffic(200, 50)", "n": 200, "update_ms": 0.5}
+    honest = {"budget": "traffic(200, 50)", "n": 200}
     found = [
         made_up("seat", "honest", false_alarms=0.02, alarmed_days=0.01, **honest),
         made_up("prada", "honest", false_alarms=0.0, alarmed_days=0.0, **honest),
