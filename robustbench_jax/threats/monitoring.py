@@ -1,9 +1,10 @@
 """Monitoring: how soon does a monitor see an attack in the requests to a model, and how often does it see one in none?
 
 The images `data` are shared out to honest accounts and attackers, every second one each, or all go to honest accounts
-where nobody attacks; the monitor was prepared on training images. Honest accounts ask for as many days as the monitor needs to fill its state, and one more that counts.
-An attack begins after a day of TOGETHER honest accounts, each stream from there, so that none meets another. Its alarm
-is the first on any of its accounts; the request that raises it is not answered.
+where nobody attacks; the monitor was prepared on training images. Honest accounts ask for as many days as the monitor
+needs to fill its state, and one more that counts. An attack begins after a day of TOGETHER honest accounts, each stream
+from there, so that none meets another. Its alarm is the first on any of its accounts; the request that raises it is
+not answered.
 Shapes: S streams.
 """
 
