@@ -15,6 +15,8 @@ from robustbench_jax.cli.cells import cell_of, one_cell
 from robustbench_jax.data import load_dataset
 from robustbench_jax.registry import canonical, short
 from robustbench_jax.serving.audit_log import requests, verify
+from robustbench_jax.serving.chain import Entry
+from robustbench_jax.serving.redaction import restored
 from robustbench_jax.streams import answered
 from robustbench_jax.traffic import Request, replay
 from robustbench_jax.types import Classifier, Dataset, UserError
@@ -57,7 +59,9 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def logged(path: str | Path, model: Classifier, data: Dataset) -> Iterator[Request]:
-    """The requests of a log, an image each, with the model's answers. UserError where inputs were not kept whole."""
+    """The requests of a log, an image each, with the answers that it kept, or else the model's. UserError where inputs
+    were not kept whole.
+    """
     shape, number = data.x.shape[1:], 0
     for request in requests(path):
         if request.x is None:
@@ -66,10 +70,21 @@ def logged(path: str | Path, model: Classifier, data: Dataset) -> Iterator[Reque
         if images.shape[1:] != shape:
             raise UserError(f"{path}, entry {request.entry.number}: images {list(images.shape[1:])}, not {list(shape)}")
         when = datetime.fromisoformat(request.entry.time).timestamp()
-        stream = answered(model, [levels(images)])[0]
-        for x, logits in zip(stream.x, stream.logits, strict=True):
+        answers = _kept(path, request.entry, len(images))
+        if answers is None:
+            answers = answered(model, [levels(images)])[0].logits
+        for x, logits in zip(levels(images), answers, strict=True):
             yield Request(str(request.account), when, number, x, logits)
             number += 1
+
+
+def _kept(path: str | Path, entry: Entry, count: int) -> np.ndarray | None:
+    """Logits [count, C] of an entry, where they were kept."""
+    try:
+        logits = restored(entry.get("logits"))
+    except ValueError as error:
+        raise UserError(f"{path}, entry {entry.number}: {error}") from None
+    return None if logits is None or logits.shape[:1] != (count,) or logits.ndim != 2 else logits
 
 
 def levels(images: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from robustbench_jax import metrics
 from robustbench_jax.bench import monitoring_table, records
 from robustbench_jax.bench.cells import make_cell
 from robustbench_jax.cli import main
-from robustbench_jax.cli.monitor import levels
+from robustbench_jax.cli.monitor import levels, logged
 from robustbench_jax.models import build_model, files
 from robustbench_jax.models.features import logits_of
 from robustbench_jax.registry import build
@@ -303,8 +303,6 @@ def test_images_between_0_and_1_become_levels():
 
 
 def test_answers_come_with_the_requests_of_a_log(log, model):
-    from robustbench_jax.cli.monitor import logged
-
     asked = list(logged("audit.jsonl", model, noise_images(4, SHAPE)))
     assert [request.number for request in asked] == list(range(22)) and asked[1].account == "mallory"
     times = [request.time for request in asked]
@@ -312,3 +310,13 @@ def test_answers_come_with_the_requests_of_a_log(log, model):
     np.testing.assert_allclose(
         np.stack([it.logits for it in asked]), logits_of(model, np.stack([it.x for it in asked])), atol=1e-5
     )
+
+
+def test_answers_that_a_log_kept_are_not_asked_for_again(place, model):
+    x, said = noise_images(3, SHAPE).x, np.arange(15, dtype=np.float32).reshape(3, 5)
+    with AuditLog("audit.jsonl", durable=False) as written:
+        written.append("request", account="alice", input=kept(x, "full"), logits=kept(said, "full"))
+        written.append("request", account="alice", input=kept(x, "full"), logits=kept(said[:2], "full"))
+    asked = list(logged("audit.jsonl", model, noise_images(4, SHAPE)))
+    np.testing.assert_array_equal([request.logits for request in asked[:3]], said)
+    np.testing.assert_allclose([request.logits for request in asked[3:]], logits_of(model, x), atol=1e-5)
