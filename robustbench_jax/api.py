@@ -34,6 +34,7 @@ def attack(
     Raises UserError for anything that cannot be run, before any long work.
     """
     method = {"attack": attack, "budget": budget}
+    _require_function("attack", make_cell(model="mlp", dataset="fashion_mnist_mini", **method))
     return _run(method, model, data, examples=examples, seed=seed, name=name, pool=pool, runtime=runtime)
 
 
@@ -121,6 +122,38 @@ def privacy(
     return _in_workshop(cell, directory, runtime)
 
 
+def steal(
+    model: Classifier | str,
+    data: Dataset | str,
+    attack: str,
+    budget: str,
+    model_defence: str = "",
+    *,
+    examples: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    pool: Dataset | None = None,
+    runtime: Runtime = Runtime(),
+) -> Record:
+    """Steals a trained model by its answers and compares the copy with it on the first `examples` of `data`.
+
+    attack, budget (queries(1000)) and model_defence (what protects the answers, e.g. "top_k(1)") are call strings.
+    pool: the thief's images, training images of `data` where it is a call string. The other arguments are those of
+    `attack`. Raises UserError for anything that cannot be run, before any long work.
+    """
+    template = make_cell(model="mlp", dataset="fashion_mnist_mini", attack=attack, budget=budget)
+    _require_function("steal", template)
+    if pool is None:
+        if not isinstance(data, str):
+            raise UserError("steal: give the thief's images as pool")
+        pool = load_dataset(data, "train", None)
+    model, text = _model(model, name)
+    if model_defence:
+        model = workshop.protect(model, model_defence, pool, seed)
+    method = {"attack": attack, "budget": budget, "model_defence": model_defence}
+    return _run(method, model, data, examples=examples, seed=seed, name=text, pool=pool, runtime=runtime)
+
+
 def _in_workshop(cell: Cell, directory: str, runtime: Runtime) -> Record:
     """The record of a cell whose models the workshop makes."""
     shop = workshop.Workshop(directory)
@@ -158,14 +191,8 @@ def evaluate(
     arguments are those of `attack`. Raises UserError for anything that cannot be run, before any long work.
     """
     for text in attacks(attack, False, checks):
-        make_cell(
-            model="mlp",
-            dataset="fashion_mnist_mini",
-            attack=text,
-            budget=budget,
-            model_defence=model_defence,
-            seed=seed,
-        )
+        given = {"attack": text, "budget": budget, "model_defence": model_defence, "seed": seed}
+        _require_function("attack", make_cell(model="mlp", dataset="fashion_mnist_mini", **given))
     model, text = _model(model, name)
     if model_defence and pool is None and not isinstance(data, str):
         raise UserError(f"model_defence = '{model_defence}': give training images as pool")
@@ -192,8 +219,6 @@ def protect(model: Classifier | str, model_defence: str, data: Dataset | str, *,
 def _run(method: dict[str, str], model, data, *, examples, seed, name, pool, runtime) -> Record:
     """The record of one attack or certifier, and budget, on things that may be made already."""
     template = make_cell(model="mlp", dataset="fashion_mnist_mini", **method, examples=examples, seed=seed)
-    if "attack" in method:
-        _require_function("attack", template)
     model, model_text = _model(model, name)
     given, (data, data_text) = data, _data(data, examples)
     check(model, data)

@@ -342,6 +342,26 @@ DEFINITIONS = {
         "one theft",
         "lower",
     ),
+    "told_family": Definition(
+        "share of models that the attacker has not seen whose architecture family he tells from their answers",
+        "unseen candidates of every kind",
+        "lower",
+    ),
+    "told_size": Definition(
+        "share of models that the attacker has not seen whose image size that it looks at he tells from their answers",
+        "unseen candidates of every kind",
+        "lower",
+    ),
+    "told_front": Definition(
+        "share of models that the attacker has not seen whose preprocessing he tells from their answers",
+        "unseen candidates of every kind",
+        "lower",
+    ),
+    "told_weights": Definition(
+        "share of models that the attacker has not seen whose bits of its weights he tells from their answers",
+        "unseen candidates of every kind",
+        "lower",
+    ),
     "forwards_per_image": Definition(
         "mean number of forward evaluations of the model that the attack spent", "attacked images", "higher"
     ),

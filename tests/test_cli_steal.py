@@ -2,9 +2,11 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
+import robustbench_jax as rb
 from robustbench_jax import load_model
 from robustbench_jax.cli import main
 
@@ -47,3 +49,13 @@ def test_a_record_and_a_clone_are_kept(images, tmp_path, capsys):
 def test_what_cannot_be_stolen_is_said_in_one_line(attack, budget, more, message, images, tmp_path, capsys):
     assert steal(images, tmp_path, *more, attack=attack, budget=budget) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_same_from_python(images):
+    model = rb.build_model("mlp([6])", (6, 6, 1), 3, jax.random.key(0))
+    record = rb.steal(model, images, ATTACK, "queries(20)", "top_k(1)", examples=12)
+    assert record.metrics["queries_spent"].value == 20 and record.cell.model_defence == "top_k(k=1)"
+    with pytest.raises(rb.UserError, match=r"use steal\(\)"):
+        rb.attack(model, images, ATTACK, "queries(20)")
+    with pytest.raises(rb.UserError, match="as pool"):
+        rb.steal(model, rb.load_dataset(images), ATTACK, "queries(20)")

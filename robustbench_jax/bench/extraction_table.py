@@ -6,6 +6,8 @@ that were run (see poisoning_table.over_seeds).
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from robustbench_jax.bench.groups import grouped, name
 from robustbench_jax.bench.poisoning_table import SPREAD, over_seeds, row_of
 from robustbench_jax.bench.records import Record
@@ -25,8 +27,11 @@ NOTE = (
 
 
 def sheets(records: Iterable[Record]) -> list[Sheet]:
+    records = list(records)
     ours = [record for record in records if record.status == "ok" and record.cell.threat == "extraction"]
-    return [_sheet(group) for group in grouped(ours, lambda cell: (cell.dataset, cell.split, cell.examples))]
+    pages = [_sheet(group) for group in grouped(ours, lambda cell: (cell.dataset, cell.split, cell.examples))]
+    told = [record for record in records if record.status == "ok" and record.cell.threat == "reverse_engineering"]
+    return pages + [page for record in told for page in _confusions(record)]
 
 
 def _sheet(group: list[Record]) -> Sheet:
@@ -38,6 +43,22 @@ def _sheet(group: list[Record]) -> Sheet:
         rows.append([f"{attack} · {cell.show('budget')} · {name(cell)}", *shown, str(len(found))])
     title = f"{group[0].cell.show('dataset')} · model extraction"
     return Sheet(title, NOTE + SPREAD, ["Attack · victim", *COLUMNS, "Seeds"], rows)
+
+
+def _confusions(record: Record) -> list[Sheet]:
+    """One table an attribute of the candidates: how many of each true value were taken for each value."""
+    pages = []
+    for attribute, names in build("attack", record.cell.attack).names.items():
+        if len(names) < 2:
+            continue
+        true, told = (np.array(record.per_example[f"{attribute}_{it}"]) for it in ("true", "told"))
+        rows = [
+            [f"{name} ({np.sum(true == i)})", *(str(np.sum((true == i) & (told == j))) for j in range(len(names)))]
+            for i, name in enumerate(names)
+        ]
+        title = f"{record.cell.show('dataset')} · {attribute} told from {record.cell.show('budget')}"
+        pages.append(Sheet(title, "Unseen candidates by row, what they were taken for by column.", ["", *names], rows))
+    return pages
 
 
 def _place(found: list[Record]) -> tuple:

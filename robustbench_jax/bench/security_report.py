@@ -26,6 +26,7 @@ FAMILY = {  # what each procedure belongs to
     "obfuscation": "evasion",
     "monitoring": "extraction",
     "ownership": "extraction",
+    "reverse_engineering": "extraction",
     "byzantine": "poisoning",
     "gradient_inversion": "inversion",
     "model_inversion": "inversion",
