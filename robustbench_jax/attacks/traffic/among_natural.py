@@ -1,7 +1,7 @@
 """among_natural(attack, dummies): every query of an attack hidden among natural images that the attacker does not need.
 
-Reference: dummy queries against monitors of the distribution of queries, Juuti et al., EuroS&P 2019, arXiv:1805.02628,
-section VI: they keep distances as honest queries have them, at the price of the queries.
+Reference: dummy queries against monitors of the distribution of queries, Juuti et al., EuroS&P 2019, arXiv:1805.02628:
+they keep distances as honest queries have them, at the price of the queries.
 Shapes: Q queries.
 """
 

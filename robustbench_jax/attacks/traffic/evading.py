@@ -1,7 +1,8 @@
 """evading(attack, budget): the queries of a black-box evasion attack, one stream an image.
 
-References: those of the attack. An attacker who hides adds noise to every query (the countermeasure of Li et al.,
-USENIX Security 2022, arXiv:2006.14042, section 7) or moves it (query blinding, Chen et al., arXiv:1907.05587).
+References: those of the attack. An attacker who hides adds noise to every query (a countermeasure to Li et al., USENIX
+Security 2022, arXiv:2006.14042) or moves it (query blinding, Chen et al., SPAI 2020, arXiv:1907.05587). He learns what
+the model makes of that, so that an attack which stops at its first success may stop at one that only hiding made.
 What he asks for is the class of an image that the model gets right. The stream reaches its goal with the first query
 that means an image within the budget (rounding to uint8 apart) which the model gets wrong.
 Shapes: Q queries, D = [H, W, C] input shape.
