@@ -11,15 +11,17 @@ import jax
 import numpy as np
 
 from robustbench_jax import metrics
+from robustbench_jax.attacks.evasion.transfer import Transfer
 from robustbench_jax.keys import stream
 from robustbench_jax.ops.drive import drive
+from robustbench_jax.ops.gradients import Ensemble
 from robustbench_jax.ops.judge import classify
 from robustbench_jax.ops.queries import Queries
 from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.registry import build, register
 from robustbench_jax.thefts import ExtractionAttack, Oracle
 from robustbench_jax.threats.evasion import check
-from robustbench_jax.types import Classifier, Dataset, Outcome, UserError
+from robustbench_jax.types import Classifier, Dataset, Outcome, UserError, record
 
 TRANSFERRED = "pgd(steps=20)"  # on the clone
 
@@ -68,6 +70,15 @@ def run(
     return Outcome(found, arrays, counts=counts, artefacts=artefacts)
 
 
+@record
+class FromClone(Transfer):
+    """An attack on the clone alone, which takes all its steps: what barely fools the clone seldom fools the victim."""
+
+    @property
+    def prepares(self) -> bool:
+        return False
+
+
 def transferred(
     key: jax.Array,
     victim: Classifier,
@@ -81,8 +92,7 @@ def transferred(
     rows, fooled = np.flatnonzero(right), np.zeros(len(data), bool)
     if not len(rows):
         return fooled
+    attack = FromClone(build("attack", TRANSFERRED), twin=True, surrogates=Ensemble((clone,), "logits"))
     budget, part = build("budget", f"linf({eps!r})"), data.rows(rows)
-    made = drive(key, build("attack", TRANSFERRED), clone, budget, part.x, part.y, ids=rows, runtime=runtime)
-    said = classify(victim, made.x_adv, runtime)
-    fooled[rows] = (said != part.y) & (said < len(data.classes))
+    fooled[rows] = drive(key, attack, victim, budget, part.x, part.y, ids=rows, runtime=runtime).success
     return fooled
