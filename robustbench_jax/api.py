@@ -154,6 +154,30 @@ def steal(
     return _run(method, model, data, examples=examples, seed=seed, name=text, pool=pool, runtime=runtime)
 
 
+def watermark(
+    model: str,
+    data: str,
+    attack: str,
+    budget: str,
+    *,
+    defence: str,
+    recipe: str = "",
+    examples: int | None = None,
+    seed: int = 0,
+    directory: str = "runs/victims",
+    runtime: Runtime = Runtime(),
+) -> Record:
+    """Marks a model, lets a thief at it, and says whether its owner can still tell it, with a p-value.
+
+    model: an architecture; data, attack (no_removal, fine_tune_all, extract, ...), budget (images(2000), the thief's)
+    and defence (the mark: trigger_set, uchida, ...) are call strings; the rest as in `poison`.
+    """
+    given = {"defence": defence, "recipe": recipe, "examples": examples, "seed": seed}
+    cell = make_cell(model=model, dataset=data, attack=attack, budget=budget, **given)
+    _require_function("watermark", cell)
+    return _in_workshop(cell, directory, runtime)
+
+
 def _in_workshop(cell: Cell, directory: str, runtime: Runtime) -> Record:
     """The record of a cell whose models the workshop makes."""
     shop = workshop.Workshop(directory)

@@ -341,6 +341,63 @@ DEFINITIONS = {
         "hidden width that the thief reads off the answers: of the last layer's input, or neurons that were found",
         "one theft",
         "lower",
+    "watermark_success": Definition(
+        "mean of the evidence that the suspected model gives for the owner: triggers that get their labels, bits of a "
+        "message that are read rightly, or what the mark says",
+        "questions of the claim",
+        "higher",
+    ),
+    "watermark_before": Definition(
+        "the same of the marked model itself, before anything is done to it", "questions of the claim", "higher"
+    ),
+    "null_mean": Definition(
+        "mean, over unmarked models of other people, of the evidence that each gives", "unmarked models", "lower"
+    ),
+    "null_max": Definition(
+        "the largest evidence that an unmarked model of other people gives", "unmarked models", "lower"
+    ),
+    "p_value": Definition(
+        "rank of the suspected model's evidence among that of unmarked models: (1 + those at least as large) / (1 + "
+        "all of them)",
+        "unmarked models",
+        "lower",
+    ),
+    "verified": Definition(
+        "1 where the p-value is at most 5% and the 95% interval of the evidence over the questions lies above the mean "
+        "of unmarked models, else 0",
+        "one model",
+        "higher",
+    ),
+    "removed": Definition(
+        "1 where a claim that the marked model itself meets is no longer verified and the accuracy is less than 5 "
+        "points below the marked model's, else 0; unknown where that model does not meet it, or nothing was stolen",
+        "one model",
+        "lower",
+    ),
+    "marked_accuracy": Definition(
+        "share of images that the marked model classifies correctly before anything is done to it",
+        "all images",
+        "higher",
+    ),
+    "unmarked_accuracy": Definition(
+        "share of images that a model trained on the owner's images without the mark, from another seed, classifies "
+        "correctly",
+        "all images",
+        "higher",
+    ),
+    "accuracy_lost": Definition(
+        "accuracy of the marked model, less that of what the thief made of it; interval by bootstrap over images",
+        "all images",
+        "higher",
+    ),
+    "forged_success": Definition(
+        "mean of the evidence that the marked model gives for a thief who made up a claim", "questions", "lower"
+    ),
+    "forged_p_value": Definition(
+        "rank of that evidence among what unmarked models give for the same claim", "unmarked models", "higher"
+    ),
+    "forged_verified": Definition(
+        "1 where the thief's claim on the marked model is verified, else 0", "one model", "lower"
     ),
     "told_family": Definition(
         "share of models that the attacker has not seen whose architecture family he tells from their answers",

@@ -123,6 +123,11 @@ def number(name: str, value: float, n: int) -> Metric:
     return Metric(float(value), n, None, None, DEFINITIONS[name].text)
 
 
+def unknown(name: str, n: int) -> Metric:
+    """A number that cannot be told."""
+    return Metric(None, n, None, None, DEFINITIONS[name].text)
+
+
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 

@@ -18,6 +18,7 @@ LAYERS = [
     ("traffic",),
     ("fitting", "attributes"),
     ("training", "federation"),
+    ("ownership",),
     ("attacks", "defences", "certify"),
     ("threats",),
     ("serving",),

@@ -33,6 +33,7 @@ OF_SOME = (*OF_TRAINING, "monitor")  # only where the threat has a use for it
 AUDITS = ("audit", "repeated_audit", "white_box_audit")
 UNDEFENDED = ("byzantine", "attribute", *AUDITS, "model_inversion")  # threats that no model defence is for
 OPTIONAL = (*METHODS, "model_defence", *OF_SOME)  # left out of the id where they are empty
+UNDEFENDED = ("byzantine", "attribute", "audit", "model_inversion", "ownership")  # where no model defence is of use
 SEEDS = 2**32  # jax.random.key tells no more apart
 
 
@@ -148,8 +149,18 @@ def _check_training(fields: dict[str, Any], trained: bool, method: Any) -> None:
             raise UserError(f"{name} = {fields[name]!r}: threat '{threat}' has no use for it; leave it out")
     if threat == "monitoring" and not fields.get("monitor"):
         raise UserError("monitor is missing: threat 'monitoring' measures one; see robustbench-jax list monitors")
+    if threat == "ownership":
+        _require_mark(fields["defence"])
     if fields.get("data_defence") and method.access == "train_control":
         raise UserError(f"data_defence = {fields['data_defence']!r}: the attacker runs the training; leave it out")
+
+
+def _require_mark(defence: str) -> None:
+    """UserError for a training that leaves no mark whose owner could claim the model."""
+    marks = [name for name, found in discover("training").items() if found.facts.get("mark")]
+    name = parse(defence).name
+    if name not in marks:
+        raise UserError(f"defence = '{defence}' is no mark of ownership{nearest(name, marks)}")
 
 
 def with_timeout(certifier: str, seconds: float) -> str:

@@ -19,6 +19,7 @@ from robustbench_jax.bench import (
     extraction_table,
     monitoring_table,
     obfuscation_report,
+    ownership_table,
     plots,
     poisoning_table,
     privacy_table,
@@ -111,7 +112,7 @@ def sheets_of(records: list[Record]) -> list[Sheet]:
     """The tables of text beside the leaderboard, but for those of corruptions."""
     tables = (
         *(transfer_table, obfuscation_report, poisoning_table, privacy_table, extraction_table, monitoring_table),
-        *(seeds, cost),
+        *(ownership_table, seeds, cost),
     )
     return [sheet for table in tables for sheet in table.sheets(records)]
 

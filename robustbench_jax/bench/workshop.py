@@ -24,6 +24,7 @@ from robustbench_jax.data import load_dataset
 from robustbench_jax.keys import stream
 from robustbench_jax.learning_curve import Curve, Progress
 from robustbench_jax.models import build_model, files, zoo
+from robustbench_jax.ownership import Mark
 from robustbench_jax.registry import build, canonical, entry, parse
 from robustbench_jax.threats import monitoring
 from robustbench_jax.threats.lab import Lab
@@ -110,7 +111,7 @@ class Workshop:
         parts = {"data_defence": cell.data_defence, "inspection": cell.inspection, "model_defence": cell.model_defence}
         built = [build(kind, text) if text else None for kind, text in parts.items()]
         data, test = (self.dataset(cell.dataset, split, None) for split in ("train", "test"))
-        private = build("training", cell.defence)
+        private = _defence(cell.defence, cell.seed)
         return Lab(
             stream(jax.random.key(cell.seed), "lab"),
             data,
@@ -123,6 +124,8 @@ class Workshop:
             else None,
             fresh=partial(_fresh, {"model": cell.model, "seed": cell.seed}, data),
             notes=partial(self._notes, cell),
+            owned=private,
+            blank=partial(build_model, cell.model, data.x.shape[1:], len(data.classes)),
         )
 
     def _fit(self, cell: Cell, data: Dataset, *, controller: Callable | None = None, surrogate: int | None = None):
@@ -132,7 +135,7 @@ class Workshop:
             seed, defence = SURROGATES + cell.seed * MOST_SURROGATES + surrogate, _of_surrogate(defence)
         what = _run(cell.model, defence, cell.recipe, cell.dataset, data, seed)
         built = None
-        if controller is not None and (built := controller(build("training", defence))) is not None:
+        if controller is not None and (built := controller(_defence(defence, seed))) is not None:
             what |= {"attack": cell.attack, "budget": cell.budget}
         report = partial(self.report, cell.model)
         if getattr(built, "witness", None) is not None:  # what it saw is not stored with the weights
@@ -151,9 +154,8 @@ class Workshop:
         platform gains from it.
         """
         parts = [data.rows(own) for own in rows]
-        runs = [
-            _run(cell.model, cell.defence, cell.recipe, cell.dataset, part, SHADOWS + i) for i, part in enumerate(parts)
-        ]
+        defence = _of_shadows(cell.defence)
+        runs = [_run(cell.model, defence, cell.recipe, cell.dataset, part, SHADOWS + i) for i, part in enumerate(parts)]
         report = partial(self.report, cell.model)
         with suppress(UserError):  # what is wrong with one of them is said when its turn comes
             train_together(runs, data, self.directory, report, subsets=rows)
@@ -201,6 +203,17 @@ def _of_surrogate(defence: str) -> str:
     return canonical("training", entry("training", parse(defence).name).facts.get("surrogate", defence))
 
 
+def _of_shadows(defence: str) -> str:
+    """What models beside a victim are trained with: its own defence, but that a mark is its owner's alone."""
+    return _of_surrogate(defence) if isinstance(build("training", defence), Mark) else defence
+
+
+def _defence(text: str, seed: int) -> TrainingDefence:
+    """The training defence; a mark has the seed for its owner's secret."""
+    built = build("training", text)
+    return built.replace(secret=seed) if isinstance(built, Mark) else built
+
+
 def _trained_for(cell: Cell) -> tuple:
     return cell.model, cell.defence, cell.recipe, cell.dataset, cell.seed
 
@@ -244,7 +257,7 @@ def train(
         _require_same(description["run"], what, directory)
         return classifier
     _claim(directory, what)
-    recipe, defence = build("recipe", what["recipe"]), defence or build("training", what["defence"])
+    recipe, defence = build("recipe", what["recipe"]), defence or _defence(what["defence"], what["seed"])
     with Clock() as clock:
         classifier, curve = defence.fit(
             stream(jax.random.key(what["seed"]), "fit"),

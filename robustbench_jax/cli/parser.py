@@ -11,7 +11,7 @@ from robustbench_jax.cli.evaluate import evaluate
 from robustbench_jax.cli.log import log_report, log_verify
 from robustbench_jax.cli.manifest import manifest
 from robustbench_jax.cli.monitor import monitor
-from robustbench_jax.cli.poison import poison, privacy
+from robustbench_jax.cli.poison import poison, privacy, watermark
 from robustbench_jax.cli.reports import CATALOGUE, catalogue, compare, leaderboard
 from robustbench_jax.cli.seal import seal, sign
 from robustbench_jax.cli.steal import steal
@@ -66,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     verb("privacy", privacy, _privacy, "Attack the privacy of data: membership, attributes, audits, inversion.")
     verb("monitor", monitor, _monitor, "Watch requests to a model: those of an attack, or of an audit log.")
     verb("steal", steal, _steal, "Steal a model through its answers, and compare the copy with it.")
+    verb("watermark", watermark, _watermark, "Mark a model, let a thief at it, and see whether its owner can tell it.")
     verb("evaluate", evaluate, _evaluate, "Attack one model with and without knowledge of its defence.")
     verb("audit", audit, _audit, "Check one model against a security policy: a page about it, and 1 where it fails.")
     verb("train", train, _train, "Train a model; a run that was killed goes on from its last checkpoint.")
@@ -156,6 +157,12 @@ def _steal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attack", required=True, metavar="A", help="e.g. knockoff, jacobian_augmentation")
     _add_run(parser, "keep the record and the clone's arrays there")
     parser.add_argument("--save-clone", metavar="DIR", help="keep the stolen copy as a model directory")
+
+
+def _watermark(parser: argparse.ArgumentParser) -> None:
+    _add_victim(parser, required=True, budget="the thief's, e.g. images(2000)", model="an architecture, e.g. cnn")
+    parser.add_argument("--attack", required=True, metavar="A", help="e.g. no_removal, fine_tune_all, extract, forge")
+    _add_run(parser, "keep the record, the evidence and the trained models there")
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:

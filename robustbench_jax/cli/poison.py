@@ -1,4 +1,4 @@
-"""poison, privacy: one cell of a threat whose models are trained for it, or the poisoned data themselves."""
+"""poison, privacy, watermark: one cell of a threat whose models are trained for it, or the poisoned data themselves."""
 
 import argparse
 from pathlib import Path
@@ -36,6 +36,14 @@ def privacy(options: argparse.Namespace) -> int:
     _require_verb("privacy", cell)
     options.export = None
     return _one(options, cell) if trains(cell.threat) else one_cell(options, cell)
+
+
+def watermark(options: argparse.Namespace) -> int:
+    """Runs one cell, keeps its record where --out says, and prints it."""
+    cell = cell_of(options, attack=options.attack)
+    _require_verb("watermark", cell)
+    options.export, options.save_images = None, False
+    return _one(options, cell)
 
 
 def _require_verb(verb: str, cell: Cell) -> None:

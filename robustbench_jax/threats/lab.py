@@ -30,8 +30,9 @@ class Lab:
     fit_shadows(data, rows [M, n]) -> M models, each trained on its own rows of the data: the attacker's, the same ones
     for all seeds of a cell. guarantee(images): what a differentially private training of so many promises; None where
     it promises nothing. notes(data): what the training on these data said of itself, in numbers by name (see
-    learning_curve.Curve). fresh() -> the victim before training. sanitiser, inspector, protector: the built data
-    defence, inspection and model defence; None for none.
+    learning_curve.Curve). fresh() -> the victim before training; blank(key) -> its architecture with other
+    weights. owned: the training defence as the victim's owner knows it, with her secret. sanitiser, inspector,
+    protector: the built data defence, inspection and model defence; None for none.
     """
 
     key: jax.Array
@@ -45,6 +46,8 @@ class Lab:
     guarantee: Callable[[int], Any] | None = None
     fresh: Callable[[], Classifier] | None = None
     notes: Callable[[Dataset], dict[str, float]] | None = None
+    owned: Any = None
+    blank: Callable[[jax.Array], Classifier] | None = None
 
     @property
     def defended(self) -> bool:

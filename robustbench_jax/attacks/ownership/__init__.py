@@ -1,0 +1,1 @@
+"""Attacks on ownership: what a thief does to a marked model, or claims of it."""
