@@ -341,6 +341,7 @@ DEFINITIONS = {
         "hidden width that the thief reads off the answers: of the last layer's input, or neurons that were found",
         "one theft",
         "lower",
+    ),
     "watermark_success": Definition(
         "mean of the evidence that the suspected model gives for the owner: triggers that get their labels, bits of a "
         "message that are read rightly, or what the mark says",

@@ -5,7 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import robustbench_jax as rb
 from robustbench_jax import metrics
+from robustbench_jax.bench import ownership_table, records
+from robustbench_jax.bench.cells import make_cell
+from robustbench_jax.cli import main
 from robustbench_jax.models import build_model
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ownership import Mark, Owner, Removal, Service, Suspect, rank_p_value, statistic
@@ -199,3 +203,45 @@ def test_a_training_that_leaves_no_mark_is_refused():
     made = Lab(KEY, images(), images(50), None, owned=build("training", "standard"))
     with pytest.raises(UserError, match="is no mark; name one such as trigger_set"):
         ownership.run(KEY, made, made.test, build("attack", "no_removal"), build("budget", "images(64)"))
+
+
+def cell(**changes):
+    given = {"model": "mlp([8])", "dataset": "fashion_mnist_mini", "defence": "trigger_set", "attack": "no_removal"}
+    return make_cell(**given | {"budget": "images(100)"} | changes)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"defence": "standard"}, "defence = 'standard' is no mark of ownership; there are: .*trigger_set"),
+        ({"defence": "trigger_set(image=3)"}, "has no argument 'image'; did you mean 'images'"),
+        ({"defence": "uchids"}, "no training 'uchids'; did you mean 'uchida'"),
+        ({"budget": "images(0)"}, "images: n = 0 must be at least 1"),
+        ({"budget": "rate(0.1)"}, "attack 'no_removal' takes no budget 'rate'"),
+        ({"model_defence": "bit_depth(3)"}, "threat 'ownership' has no use for it"),
+        ({"model": "fashion_mnist/clean/standard", "defence": ""}, "is trained already"),
+    ],
+)
+def test_a_cell_that_cannot_be_run_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        cell(**changes)
+
+
+def test_other_verbs_say_where_it_belongs(capsys):
+    given = ["--model", "mlp([8])", "--dataset", "fashion_mnist_mini", "--defence", "trigger_set"]
+    assert main(["poison", *given, "--attack", "no_removal", "--budget", "images(9)"]) == 2
+    assert "see the verb watermark" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"belongs to 'backdoor'; use poison\(\)"):
+        rb.watermark("mlp([8])", "fashion_mnist_mini", "badnets", "rate(0.1)", defence="trigger_set")
+
+
+def test_the_table_has_a_row_for_each_mark_and_attack_controls_first():
+    found = {attack: outcome(attack)[0] for attack in ("forge", "no_removal", "independent")}
+    timing = records.Timing(compile_s=0, run_s=0)
+    made = [records.record_of(cell(attack=attack), it, timing, {}) for attack, it in found.items()]
+    (page,) = ownership_table.sheets(made)
+    shown = [dict(zip(page.head, row, strict=True)) for row in page.rows]
+    assert [row["Mark · attack"].split(" · ")[1] for row in shown] == ["no_removal", "independent", "forge"]
+    assert [row["Verified"] for row in shown] == ["1 of 1", "0 of 1", "1 of 1"]
+    assert [row["Removed"] for row in shown] == ["0 of 1", "–", "0 of 1"]
+    assert shown[0]["Forged"] == "–" and shown[2]["Forged"] in ("0 of 1", "1 of 1") and shown[0]["p"] == "0.025"
