@@ -21,8 +21,6 @@ from robustbench_jax.streams import answered
 from robustbench_jax.traffic import Request, replay
 from robustbench_jax.types import Classifier, Dataset, UserError
 
-SHOWN = 20  # alarms that are printed of one account
-
 
 def monitor(options: argparse.Namespace) -> int:
     """A cell: as other verbs. A log: prints the alarms with their evidence by account; 1 where there are any."""
@@ -54,7 +52,7 @@ def _replay(options: argparse.Namespace) -> int:
     asked = list(logged(options.log, model, data))
     monitors = {short("monitor", call): watching(model, call, data, options.seed) for call in options.monitor}
     found = _alarms(monitors, asked)
-    print(json.dumps(found)) if options.json else _show(found, len(asked), options.log)
+    print(json.dumps(found)) if options.json else _show(found, asked, options.log)
     return 1 if found else 0
 
 
@@ -102,15 +100,21 @@ def _alarms(monitors: dict, asked: list[Request]) -> list[dict]:
     ]
 
 
-def _show(found: list[dict], asked: int, path: str) -> None:
-    accounts: dict[str, list[dict]] = {}
+def _show(found: list[dict], asked: list[Request], path: str) -> None:
+    """For each account and monitor the first alarm and the one of the highest score, with their evidence."""
+    accounts: dict[str, dict[str, list[dict]]] = {}
     for alarm in found:
-        accounts.setdefault(alarm["account"], []).append(alarm)
-    for account, own in sorted(accounts.items(), key=lambda item: -len(item[1])):
-        console.say(f"ALARM {account}: {len(own)} alarms")
-        for alarm in own[:SHOWN]:
-            told = json.dumps(alarm["evidence"])
-            console.say(f"  request {alarm['request']} · {alarm['monitor']} · score {alarm['score']:.4g} · {told}")
-        if len(own) > SHOWN:
-            console.say(f"  ... and {len(own) - SHOWN} more: see --json")
-    console.say(f"{path}: {asked} images, {len(found)} alarms about {len(accounts)} accounts")
+        accounts.setdefault(alarm["account"], {}).setdefault(alarm["monitor"], []).append(alarm)
+    for account, monitors in sorted(accounts.items(), key=lambda item: -sum(map(len, item[1].values()))):
+        console.say(f"ALARM {account}: {sum(map(len, monitors.values()))} alarms")
+        for name, own in monitors.items():
+            highest = max(own, key=lambda alarm: alarm["score"])
+            console.say(f"  {name}: {len(own)}; first {_told(own[0])}")
+            console.say(f"  {' ' * len(name)}  highest {_told(highest)}")
+    console.say(
+        f"{path}: {len(asked)} images of {len({it.account for it in asked})} accounts, alarms about {len(accounts)}"
+    )
+
+
+def _told(alarm: dict) -> str:
+    return f"request {alarm['request']}, score {alarm['score']:.4g}: {json.dumps(alarm['evidence'])}"

@@ -249,7 +249,9 @@ def test_a_log_is_replayed_and_alarms_name_accounts_and_evidence(log, capsys):
     assert found[-1]["evidence"]["accounts"] == {"mallory": 12} and found[-1]["score"] == 12
     assert main(replayed) == 1
     said = capsys.readouterr().err
-    assert "ALARM mallory: 7 alarms" in said and "22 images, 7 alarms about 1 accounts" in said and "alice" not in said
+    assert "ALARM mallory: 7 alarms" in said and "alice" not in said
+    assert "22 images of 2 accounts, alarms about 1" in said
+    assert "): 7; first request" in said and "highest request 15, score 12" in said
 
 
 def test_a_quiet_log_ends_with_zero_and_several_monitors_may_look(log, capsys):
