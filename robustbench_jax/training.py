@@ -1,11 +1,10 @@
-"""The training loops: `fit` (one model) and `fit_many` (a stack of models that differ in seed and in examples).
-
-`fit_with_curve` and `fit_many_with_curves` return how it went as well (learning_curve.py).
+"""The training loop: `fit` trains one model, `fit_with_curve` returns how it went as well (learning_curve.py). Several
+at once: stacks.py.
 Each step's randomness comes from (key, step) and each epoch's order from (key, epoch), so a run that was killed
 resumes to the same weights, bit for bit. The last examples of an epoch that fill no batch are left out of it; the next
 epoch has another order. Attacks inside training see the model in inference mode. Images that a recipe holds out are
 seen by neither the model nor its teachers.
-Shapes: N examples, B batch, C classes, M models.
+Shapes: N examples, B batch, C classes.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,12 +22,10 @@ from robustbench_jax.fitting import Fit, averaged, begin, finish, judge
 from robustbench_jax.keys import per_example, stream
 from robustbench_jax.learning_curve import Curve, Report, progress, silent
 from robustbench_jax.ops.images import as_unit
-from robustbench_jax.ops.runtime import on_cpu
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.types import Classifier, Dataset, UserError
 
 EVERY = 20  # steps between two looks at the loss
-SMALL = 2**17  # weights of a model, below which a stack of models gains on CPU
 
 
 Train = Callable[[str, Classifier, "TrainingDefence"], Classifier]
@@ -148,28 +145,29 @@ def fit_with_curve(
     report: Report = silent,
 ) -> tuple[Classifier, Curve]:
     """As `fit`, with the curve; in this loop, whatever loop of its own the defence may have."""
-    train, held = (_subset(data, rows) for rows in _hold_out(key, len(data), recipe))
-    return _fit(key, model, train, held, recipe, defence, directory, report)
+    train, held = (subset(data, rows) for rows in hold_out(key, len(data), recipe))
+    return fit_in_order(key, model, train, held, recipe, defence, directory, report)
 
 
-def _fit(key, model, data: Dataset, held: Dataset, recipe: Recipe, defence, directory, report):
+def fit_in_order(key, model, data: Dataset, held: Dataset, recipe: Recipe, defence, directory, report):
+    """The loop of `fit_with_curve`, on data and images held out, which are told apart already."""
     train = partial(_beside, stream(key, "beside"), data, held, recipe, directory, report)
     defence = defence.prepare(stream(key, "prepare"), model, data, train)
-    per_epoch = _steps_per_epoch(len(data), recipe)
+    per_epoch = steps_per_epoch(len(data), recipe)
     total = per_epoch * recipe.epochs
     state = begin(defence, model, data.x[: recipe.batch_size], recipe, total)
     keeper = Keeper(directory) if directory is not None else None
     state = keeper.newest(state) if keeper else state
     first, steps = int(state.step), stream(key, "step")
-    for step, rows in _batches(key, len(data), recipe, defence.replays, first):
+    for step, rows in batches(key, len(data), recipe, defence.replays, first):
         x, y = data.x[rows], data.y[rows]
-        state, measured = _train(steps, model.net, state, x, y, rows, defence, recipe, total)
+        state, measured = train_step(steps, model.net, state, x, y, rows, defence, recipe, total)
         ends = (step + 1) % per_epoch == 0
         if ends and recipe.holdout:
-            _require_finite(measured[0], step)
+            require_finite(measured[0], step)
             state = judge(key, model.net, state, data, held, defence, recipe, step // per_epoch)
-        if _looks(step, total, ends and recipe.holdout):
-            _require_finite(measured[0], step)
+        if looks(step, total, ends and recipe.holdout):
+            require_finite(measured[0], step)
             report(progress(step, total, measured, [state.trace], recipe))
         if keeper and ends:
             keeper.save(step + 1, state)
@@ -181,126 +179,24 @@ def _beside(
 ) -> Classifier:
     """A model that a defence needs for the training of another one; trained once, as long as its directory is there."""
     inner = None if directory is None else Path(directory) / name
-    return _fit(stream(key, name), model, data, held, recipe, defence, inner, report)[0]
-
-
-def fit_many(
-    keys: jax.Array,
-    models: Classifier,
-    data: Dataset,
-    recipe: Recipe,
-    *,
-    defence: TrainingDefence,
-    subsets: np.ndarray | None = None,
-    at_once: bool | None = None,
-) -> Classifier:
-    """Trains M models, stacked along the leading axis of `models.params`; returns them stacked. The keys are consumed.
-
-    keys [M]; subsets int [M, n]: the examples that each model sees (None: all). Each equals what `fit` makes of its key
-    and its examples, up to rounding. at_once: one vmapped program; by default where `gains` says so, and never for a
-    defence that prepares itself or recalls what it remembers. Raises UserError as `fit` does.
-    """
-    return fit_many_with_curves(keys, models, data, recipe, defence=defence, subsets=subsets, at_once=at_once)[0]
-
-
-def fit_many_with_curves(
-    keys: jax.Array,
-    models: Classifier,
-    data: Dataset,
-    recipe: Recipe,
-    *,
-    defence: TrainingDefence,
-    subsets: np.ndarray | None = None,
-    at_once: bool | None = None,
-    directory: str | Path | None = None,
-    report: Report = silent,
-) -> tuple[Classifier, list[Curve]]:
-    """As `fit_many`, with M curves. directory: as in `fit`, one for all; report: told of means over the models."""
-    require_one_loop(defence)
-    count = len(keys)
-    subsets = np.broadcast_to(np.arange(len(data)), (count, len(data))) if subsets is None else np.asarray(subsets)
-    parts = [[own[rows] for rows in _hold_out(keys[i], len(own), recipe)] for i, own in enumerate(subsets)]
-    at_once = gains(defence, _model(models, 0)) if at_once is None else at_once and not _alone(defence)
-    if at_once:
-        fitted = _fit_stack(keys, models, data, parts, recipe, defence, directory, report)
-    else:
-        places = [None if directory is None else Path(directory) / str(i) for i in range(count)]
-        if _own(defence, "fit"):
-            raise UserError(f"'{defence.registered[1]}' trains several models itself; train one with it at a time")
-        fitted = [
-            _fit(keys[i], _model(models, i), *(_subset(data, r) for r in parts[i]), recipe, defence, places[i], report)
-            for i in range(count)
-        ]
-    return models.replace(params=_stack([model.params for model, _ in fitted])), [curve for _, curve in fitted]
+    return fit_in_order(stream(key, name), model, data, held, recipe, defence, inner, report)[0]
 
 
 def require_one_loop(defence: TrainingDefence) -> None:
     """UserError for a defence around one that has a training loop of its own, which would be passed over."""
     inner = getattr(defence, "defence", None)
     while isinstance(inner, TrainingDefence):
-        if _own(inner, "fit"):
+        if has_own(inner, "fit"):
             around, name = defence.registered[1], inner.registered[1]
             raise UserError(f"'{name}' has a training loop of its own, and cannot be inside '{around}'")
         inner = getattr(inner, "defence", None)
 
 
-def gains(defence: TrainingDefence, model: Classifier) -> bool:
-    """Whether a stack of such models is trained faster as one program: on accelerators; on CPU, small ones without
-    convolutions, on images that no attack perturbs. There 8 models take, in processor time, 0.65 of what they take one
-    after another for mlp([64]), but 1.2 for mlp([256, 256]), with which an attack gains nothing either.
-    """
-    arrays = model.params.values()
-    small = sum(value.size for value in arrays) < SMALL and all(value.ndim < 4 for value in arrays)
-    return not _alone(defence) and (not on_cpu() or (small and _unperturbed(defence)))
-
-
-def _unperturbed(defence: TrainingDefence) -> bool:
-    return type(defence).perturb is TrainingDefence.perturb
-
-
-def _alone(defence: TrainingDefence) -> bool:
-    """Whether it has a hook that looks at one model on the host, or a loop of its own."""
-    return any(_own(defence, hook) for hook in ("prepare", "recall", "fit"))
-
-
-def _own(defence: TrainingDefence, hook: str) -> bool:
+def has_own(defence: TrainingDefence, hook: str) -> bool:
     return getattr(type(defence), hook) is not getattr(TrainingDefence, hook)
 
 
-def _fit_stack(keys, models, data: Dataset, parts, recipe: Recipe, defence, directory, report):
-    """parts: for each model, which rows of the data it is trained on, and which are held out."""
-    count, size = len(keys), len(parts[0][0])
-    per_epoch = _steps_per_epoch(size, recipe)
-    total = per_epoch * recipe.epochs
-    first = data.x[: recipe.batch_size]
-    state = jax.vmap(lambda p: begin(defence, models.replace(params=p), first, recipe, total))(models.params)
-    keeper = Keeper(directory) if directory is not None else None
-    state = keeper.newest(state) if keeper else state
-    first = int(state.step[0])
-    step_keys = jax.vmap(lambda key: stream(key, "step"))(keys)
-    step_of = _train_many_compiled if _unperturbed(defence) else _train_many  # an attack may be driven from the host
-    train = partial(step_of, recipe=recipe, net=models.net, total=total)
-    batches = (_batches(keys[i], size, recipe, defence.replays, first) for i in range(count))
-    for steps in zip(*batches, strict=True):
-        step, ids = steps[0][0], np.stack([ids for _, ids in steps])
-        rows = np.stack([part[own] for (part, _), own in zip(parts, ids, strict=True)])
-        state, measured = train(step_keys, state, data.x[rows], data.y[rows], ids, defence)
-        ends = (step + 1) % per_epoch == 0
-        if ends and recipe.holdout:
-            _require_finite(measured[0], step)
-            each = [(_row(state, i), *(_subset(data, rows) for rows in parts[i])) for i in range(count)]
-            epoch = step // per_epoch
-            state = _stack([judge(keys[i], models.net, *own, defence, recipe, epoch) for i, own in enumerate(each)])
-        if _looks(step, total, ends and recipe.holdout):
-            _require_finite(measured[0], step)
-            report(progress(step, total, measured, [_row(state.trace, i) for i in range(count)], recipe))
-        if keeper and ends:
-            keeper.save(step + 1, state)
-    fitted = [(_row(state, i), _subset(data, parts[i][0])) for i in range(count)]
-    return [finish(keys[i], models.net, *own, recipe, total - first) for i, own in enumerate(fitted)]
-
-
-def _hold_out(key: jax.Array, count: int, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(key: jax.Array, count: int, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
     """Which of `count` examples are trained on, and which are held out."""
     if not recipe.holdout:
         return np.arange(count), np.arange(0)
@@ -313,20 +209,20 @@ def _hold_out(key: jax.Array, count: int, recipe: Recipe) -> tuple[np.ndarray, n
     return np.sort(order[recipe.holdout :]), np.sort(order[: recipe.holdout])
 
 
-def _subset(data: Dataset, rows: np.ndarray) -> Dataset:
+def subset(data: Dataset, rows: np.ndarray) -> Dataset:
     whole = np.array_equal(rows, np.arange(len(data)))
     return data if whole else data.rows(rows)
 
 
-def _looks(step: int, total: int, judged: bool) -> bool:
+def looks(step: int, total: int, judged: bool) -> bool:
     return bool(judged) or (step + 1) % EVERY == 0 or step + 1 == total
 
 
-def _batches(key: jax.Array, count: int, recipe: Recipe, replays: int, first: int) -> Iterator[tuple[int, np.ndarray]]:
+def batches(key: jax.Array, count: int, recipe: Recipe, replays: int, first: int) -> Iterator[tuple[int, np.ndarray]]:
     """(step, rows) from step `first` to the last. Steps are those of the recipe; of each batch `replays` follow one
     another, so that fewer batches are seen.
     """
-    per_epoch, seen, order = _steps_per_epoch(count, recipe), None, None
+    per_epoch, seen, order = steps_per_epoch(count, recipe), None, None
     for step in range(first, per_epoch * recipe.epochs):
         epoch, batch = divmod(step // replays, per_epoch)
         if epoch != seen:
@@ -335,28 +231,18 @@ def _batches(key: jax.Array, count: int, recipe: Recipe, replays: int, first: in
         yield step, order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
 
 
-def _steps_per_epoch(count: int, recipe: Recipe) -> int:
+def steps_per_epoch(count: int, recipe: Recipe) -> int:
     if count < recipe.batch_size:
         raise UserError(f"batch_size = {recipe.batch_size}: there are {count} training examples")
     return count // recipe.batch_size
 
 
-def _train(key, net, state: Fit, x, y, ids, defence, recipe: Recipe, total: int):
+def train_step(key, net, state: Fit, x, y, ids, defence, recipe: Recipe, total: int):
     """One step of one model: augment, perturb, update."""
     clean, perturb, update = _ready(key, x, state.step, recipe.augmentation, defence.replays)
     recalling, model = defence.recall(state.memory), Classifier(net, state.params)
     x = recalling.perturb(perturb, model, clean, y, ids)
     return _update(update, state, clean, x, y, defence, net=net, recipe=recipe, total=total)
-
-
-def _train_many(keys, state: Fit, x, y, ids, defence, *, recipe, net, total):
-    def one(key, state, x, y, ids):
-        return _train(key, net, state, x, y, ids, defence, recipe, total)
-
-    return jax.vmap(one)(keys, state, x, y, ids)
-
-
-_train_many_compiled = jax.jit(_train_many, static_argnames=("recipe", "net", "total"))
 
 
 @partial(jax.jit, static_argnames=("augmentation", "replays"))
@@ -411,22 +297,10 @@ def _update(key, state: Fit, clean, x, y, defence, *, net, recipe: Recipe, total
     ), (loss, accuracy)
 
 
-def _require_finite(losses: Any, step: int) -> None:
+def require_finite(losses: Any, step: int) -> None:
     """losses: of one model or of each of a stack."""
     loss = float(np.sum(losses))
     if not np.isfinite(loss):
         raise UserError(
             f"the loss is {loss} at step {step + 1}: lower the learning rate; checkpoints before this step are whole"
         )
-
-
-def _model(models: Classifier, i: int) -> Classifier:
-    return models.replace(params=_row(models.params, i))
-
-
-def _row(stack: Any, i: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[i], stack)
-
-
-def _stack(rows: list) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)

@@ -19,7 +19,7 @@ from robustbench_jax.keys import stream
 from robustbench_jax.models import build_model
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.registry import build
-from robustbench_jax.training import fit_many_with_curves
+from robustbench_jax.stacks import fit_many_with_curves
 from robustbench_jax.types import Classifier, Dataset
 
 

@@ -19,6 +19,7 @@ LAYERS = [
     ("fitting", "attributes"),
     ("training", "federation"),
     ("ownership",),
+    ("stacks",),
     ("attacks", "defences", "certify"),
     ("threats",),
     ("serving",),

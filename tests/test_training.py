@@ -17,15 +17,8 @@ from robustbench_jax.models.blocks import Dense, batch_norm, flatten
 from robustbench_jax.models.net import Net
 from robustbench_jax.ops.judge import classify
 from robustbench_jax.registry import build, canonical
-from robustbench_jax.training import (
-    TrainingDefence,
-    _hold_out,
-    augmented,
-    fit,
-    fit_many,
-    fit_many_with_curves,
-    fit_with_curve,
-)
+from robustbench_jax.stacks import fit_many, fit_many_with_curves
+from robustbench_jax.training import TrainingDefence, augmented, fit, fit_with_curve, hold_out
 from robustbench_jax.types import Classifier, Dataset, UserError, record
 
 SHAPE = (4, 4, 1)
@@ -195,11 +188,11 @@ def test_images_held_out_are_drawn_by_key_and_neither_the_model_nor_a_teacher_is
     data, recipe, key = images(), build("recipe", "sgd(epochs=2, batch_size=8, holdout=16)"), jax.random.key(1)
     witness = Witness(taught=True)
     fit(key, fresh(), data, recipe, defence=witness)
-    kept, held = _hold_out(key, len(data), recipe)
+    kept, held = hold_out(key, len(data), recipe)
     unit = data.x.astype(np.float32) / 255
     assert len(held) == 16 and sorted([*kept, *held]) == list(range(48))
     assert len(witness.images) == 2 * 2 * 32 and bytes_of(witness.images) == bytes_of(unit[kept])
-    assert not np.array_equal(held, _hold_out(jax.random.key(2), len(data), recipe)[1])
+    assert not np.array_equal(held, hold_out(jax.random.key(2), len(data), recipe)[1])
 
 
 def test_the_best_epoch_by_held_out_accuracy_is_what_is_kept():
@@ -211,7 +204,7 @@ def test_the_best_epoch_by_held_out_accuracy_is_what_is_kept():
     assert curve.kept - 1 == np.argmax(curve.clean) and curve.kept < 8 and max(curve.clean) > curve.clean[-1]
     after = witness.weights[4 * curve.kept]
     assert all(np.array_equal(model.params[name], after[name]) for name in after)
-    held = _hold_out(key, 48, recipe)[1]
+    held = hold_out(key, 48, recipe)[1]
     assert np.mean(classify(model, noise.x[held]) == noise.y[held]) == pytest.approx(max(curve.clean))
 
 

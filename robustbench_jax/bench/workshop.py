@@ -26,10 +26,11 @@ from robustbench_jax.learning_curve import Curve, Progress
 from robustbench_jax.models import build_model, files, zoo
 from robustbench_jax.ownership import Mark
 from robustbench_jax.registry import build, canonical, entry, parse
+from robustbench_jax.stacks import fit_many_with_curves, gains
 from robustbench_jax.threats import monitoring
 from robustbench_jax.threats.lab import Lab
 from robustbench_jax.traffic import Monitor
-from robustbench_jax.training import TrainingDefence, fit_many_with_curves, gains
+from robustbench_jax.training import TrainingDefence
 from robustbench_jax.types import Classifier, Dataset, UserError
 from robustbench_jax.whole_files import write_whole
 

@@ -10,7 +10,8 @@ from robustbench_jax.defences.training.e_at import Memory
 from robustbench_jax.models import build_model
 from robustbench_jax.ops.losses import cross_entropy
 from robustbench_jax.registry import build
-from robustbench_jax.training import fit, fit_many
+from robustbench_jax.stacks import fit_many
+from robustbench_jax.training import fit
 from robustbench_jax.types import Dataset, UserError
 
 KEY = jax.random.key(0)

@@ -8,7 +8,8 @@ import pytest
 
 from robustbench_jax.models import build_model
 from robustbench_jax.registry import build, canonical, discover, short
-from robustbench_jax.training import fit, gains
+from robustbench_jax.stacks import gains
+from robustbench_jax.training import fit
 from robustbench_jax.types import Dataset, UserError
 
 SHORT = "pgd(steps=1)"

@@ -20,7 +20,7 @@ from robustbench_jax.models import build_model
 from robustbench_jax.ops.gradients import FUSIONS, Ensemble
 from robustbench_jax.ops.unjudged import unjudged
 from robustbench_jax.registry import build, nearest, register
-from robustbench_jax.training import fit_many
+from robustbench_jax.stacks import fit_many
 from robustbench_jax.types import Classifier, Dataset, Problem, UserError, record, require_positive, static
 from robustbench_jax.types import State as BaseState
 

@@ -26,7 +26,8 @@ from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.partitions import parts
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
-from robustbench_jax.training import TrainingDefence, gains
+from robustbench_jax.stacks import gains
+from robustbench_jax.training import TrainingDefence
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
 
 
