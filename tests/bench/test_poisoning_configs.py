@@ -76,6 +76,7 @@ FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a
         *("sweep.0.defence=trigger_set(images=10)", "sweep.1.defence=uchida(bits=8)", "sweep.0.attack=prune"),
         *("sweep.1.attack=forge", "sweep.2.defence=dawn(rate=0.5)", "budget=images(30)"),
         "sweep.2.attack=extract(sgd(epochs=1, batch_size=16))",
+        *("sweep.3.defence=dataset_inference(images=5, directions=1, steps=3)", "sweep.3.attack=no_removal"),
     ),
 }
 
