@@ -14,6 +14,7 @@ from robustbench_jax.cli.monitor import monitor
 from robustbench_jax.cli.poison import poison, privacy, watermark
 from robustbench_jax.cli.reports import CATALOGUE, catalogue, compare, leaderboard
 from robustbench_jax.cli.seal import seal, sign
+from robustbench_jax.cli.serve import serve
 from robustbench_jax.cli.steal import steal
 from robustbench_jax.cli.sweep import sweep
 from robustbench_jax.cli.train import train
@@ -73,6 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
     verb("manifest", manifest, _manifest, "Sign what a dataset is, or verify that it still is that.")
     verb("seal", seal, _seal, "Encrypt a trained model into a file, or take it out again.")
     verb("sign", sign, _sign, "Sign a model directory, or verify that it is signed.")
+    verb("serve", serve, _serve, "Serve a trained model over HTTP, as a policy says, until SIGTERM.")
     log = group("log", "Verify the audit log of a served model, or report an incident.")
     _add_verb(log, "verify", log_verify, _log, "Find any edit, deletion, reordering or truncation of a log.")
     _add_verb(log, "report", log_report, _log_report, "Say who asked what, when, how often, and what was found.")
@@ -215,6 +217,16 @@ def _sign(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="what train wrote")
     parser.add_argument("--key", metavar="K", help="sign with this private key, made by manifest --new-key K")
     parser.add_argument("--public", metavar="K", help="the public key that must have signed it")
+
+
+def _serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="M", help='zoo name, checkpoint("dir"), onnx("m.onnx"), ...')
+    parser.add_argument("--policy", required=True, metavar="P", help="what it answers to whom: see configs/policy.toml")
+    parser.add_argument("--dataset", metavar="D", help="training images, for model defences and monitors")
+    parser.add_argument("--model-defence", metavar="T", default="", help="e.g. jpeg(75)")
+    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="default: 127.0.0.1, this machine alone")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: 8000; 0 for any that is free")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
 
 
 def _log(parser: argparse.ArgumentParser) -> None:

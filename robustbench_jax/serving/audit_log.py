@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,15 +74,24 @@ class AuditLog:
         Raises UserError for a kind that the log keeps to itself, for fields that JSON does not have, once the log is
         closed, and for a disk that does not take the entry: after that it takes none, until it is opened anew.
         """
-        if kind in OWN:
-            raise UserError(f"entries of kind '{kind}' are the log's own; choose another kind")
+        return self.append_all([(kind, fields)])[0]
+
+    def append_all(self, entries: Iterable[tuple[str, dict[str, Any]]]) -> list[int]:
+        """Adds entries of a kind with fields, one after another, and waits for the disk once; returns their numbers.
+        After a UserError those before the one that is wrong are in the log.
+        """
+        numbers = []
         with self._chain:
-            number = self._add(kind, fields)
-            self._unsigned += 1
-            if self._key and self._unsigned >= self._every:
-                self._sign()
-        self._commit(number)
-        return number
+            for kind, fields in entries:
+                if kind in OWN:
+                    raise UserError(f"entries of kind '{kind}' are the log's own; choose another kind")
+                numbers.append(self._add(kind, fields))
+                self._unsigned += 1
+                if self._key and self._unsigned >= self._every:
+                    self._sign()
+        if numbers:
+            self._commit(numbers[-1])
+        return numbers
 
     @property
     def head(self) -> Head:

@@ -1,0 +1,68 @@
+"""serve: a trained model behind HTTP, as a policy says."""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from robustbench_jax.bench import console
+from robustbench_jax.bench.workshop import load_trained, protect
+from robustbench_jax.data import load_dataset
+from robustbench_jax.keys import stream
+from robustbench_jax.registry import build, canonical
+from robustbench_jax.traffic import Watch
+from robustbench_jax.types import Classifier, Dataset, UserError
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Runs until SIGTERM or SIGINT; 0 then."""
+    from robustbench_jax.serving import policy, server
+    from robustbench_jax.serving.accounts import Accounts
+    from robustbench_jax.serving.service import Served, Service
+
+    rules = policy.load(options.policy)
+    Accounts.load(rules.accounts)  # what is wrong with them is said before anything that takes long
+    poison = "" if rules.responses.poison == policy.WRONG_LABEL else rules.responses.poison
+    for defence in filter(None, (options.model_defence, poison)):
+        canonical("model_defence", defence)
+    data = _training_images(options.dataset, [options.model_defence, poison, *(it.call for it in rules.monitor)])
+    model, about = load_trained(options.model)
+    served = protect(model, options.model_defence, data, options.seed) if options.model_defence else model
+    poisoned = protect(model, poison, data, options.seed) if poison else None
+    watch = Watch(_monitors(rules.monitor, served, data, options.seed)) if rules.monitor else None
+    name = " + ".join(filter(None, (options.model, options.model_defence)))
+    what = Served(served, name, tuple(about["shape"]), about["classes"], _identity(served, options))
+    server.serve(Service(rules, what, watch, poisoned), options.host, options.port, _began)
+    console.say("stopped; the log is closed")
+    return 0
+
+
+def _training_images(dataset: str | None, uses: list[str]) -> Dataset | None:
+    wanted = next(filter(None, uses), None)
+    if wanted and not dataset:
+        raise UserError(f"'{wanted}' is fitted to training images: give --dataset")
+    return load_dataset(dataset, "train") if wanted else None
+
+
+def _monitors(listed: tuple, model: Classifier, data: Dataset, seed: int) -> dict:
+    made = {}
+    for monitor in listed:
+        console.say(f"preparing {monitor.call}")
+        key = stream(stream(jax.random.key(seed), "monitor"), monitor.call)
+        made[monitor.call] = build("monitor", monitor.call).prepare(key, model, data)
+    return made
+
+
+def _identity(model: Classifier, options: argparse.Namespace) -> str:
+    """Of the weights, the defence and its seed: two servers with the same one answer alike."""
+    sha = hashlib.sha256(repr((options.model_defence, options.seed if options.model_defence else 0)).encode())
+    for leaf in jax.tree.leaves(model.params):
+        value = np.asarray(leaf)
+        sha.update(repr((value.shape, str(value.dtype))).encode() + np.ascontiguousarray(value).tobytes())
+    return sha.hexdigest()
+
+
+def _began(url: str) -> None:
+    console.say(f"listening at {url}; ready once {url}/readyz says so")
