@@ -90,6 +90,11 @@ class Classifier:
         return getattr(self.net, "rejects", False)
 
     @property
+    def remote(self) -> bool:
+        """Whether it, or the undefended model inside, answers from elsewhere: no gradient, and answers have a price."""
+        return getattr(self.twin.net, "remote", False)
+
+    @property
     def twin(self) -> "Classifier":
         """The undefended model inside, where the net shows one as `twin(params) -> (net, params)`; else itself."""
         if not hasattr(self.net, "twin"):

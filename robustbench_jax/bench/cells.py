@@ -223,7 +223,10 @@ def canonical_model(text: str) -> str:
     if kind is None:
         zoo.require(text)
         return text
-    return canonical(kind, text)
+    written = canonical(kind, text)
+    if kind == "pretrained":
+        build(kind, text)  # refuses what must not stand in a record, such as a key
+    return written
 
 
 def _check_numbers(fields: dict[str, Any]) -> None:

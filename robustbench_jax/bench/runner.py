@@ -22,6 +22,7 @@ from robustbench_jax.bench.records import Record, Timing
 from robustbench_jax.bench.workshop import Workshop
 from robustbench_jax.data import load_dataset
 from robustbench_jax.models.files import digest
+from robustbench_jax.models.over_http import told
 from robustbench_jax.ops.runtime import Runtime, make_room
 from robustbench_jax.registry import build, entry, parse
 from robustbench_jax.threats.lab import Lab
@@ -61,7 +62,7 @@ def run_cell(
     learnt = ({} if pool is None else {"pool": pool}) | (watched or {})
     if pool is not None:
         made["pool"] = pool.digest
-    with Clock() as clock:
+    with Clock() as clock, told():
         outcome = entry("threat", cell.threat).make(
             jax.random.key(cell.seed),
             model,
@@ -75,7 +76,7 @@ def run_cell(
     timing = Timing(
         compile_s=round(clock.compile_s, 3),
         run_s=round(clock.run_s, 3),
-        inference_s=float(f"{per_image(model, data.x, runtime):.4g}"),
+        inference_s=0.0 if model.remote else float(f"{per_image(model, data.x, runtime):.4g}"),
         **outcome.counts,
     )
     record = records.record_of(cell, outcome, timing, made)

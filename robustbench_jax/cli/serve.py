@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,7 +22,8 @@ def serve(options: argparse.Namespace) -> int:
     from robustbench_jax.serving.service import Served, Service
 
     rules = policy.load(options.policy)
-    Accounts.load(rules.accounts)  # what is wrong with them is said before anything that takes long
+    Accounts.load(rules.accounts)  # what is wrong is said before anything that takes long
+    port = server.bound(options.host, options.port)
     poison = "" if rules.responses.poison == policy.WRONG_LABEL else rules.responses.poison
     for defence in filter(None, (options.model_defence, poison)):
         canonical("model_defence", defence)
@@ -34,7 +34,10 @@ def serve(options: argparse.Namespace) -> int:
     watch = Watch(_monitors(rules.monitor, served, data, options.seed)) if rules.monitor else None
     name = " + ".join(filter(None, (options.model, options.model_defence)))
     what = Served(served, name, tuple(about["shape"]), about["classes"], _identity(served, options))
-    server.serve(Service(rules, what, watch, poisoned), options.host, options.port, _began)
+    service = Service(rules, what, watch, poisoned)
+    url = server.url_of(port)
+    console.say(f"listening at {url}; ready once {url}/readyz says so")
+    server.serve(service, port)
     console.say("stopped; the log is closed")
     return 0
 
@@ -62,7 +65,3 @@ def _identity(model: Classifier, options: argparse.Namespace) -> str:
         value = np.asarray(leaf)
         sha.update(repr((value.shape, str(value.dtype))).encode() + np.ascontiguousarray(value).tobytes())
     return sha.hexdigest()
-
-
-def _began(url: str) -> None:
-    console.say(f"listening at {url}; ready once {url}/readyz says so")

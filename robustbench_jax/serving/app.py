@@ -7,7 +7,7 @@
     GET  /v1/admin/accounts        scope "admin": what each has spent and what is in force against it
     POST /v1/admin/accounts/NAME/block | throttle | poison | unblock | disable
 
-Answers are JSON, {"scores": [[...]]}, {"probabilities": [[...]]} or {"labels": [...]}, or .npy for a client that accepts
+Answers are JSON, {"scores": [[...]]}, {"probabilities": [[...]]} or {"labels": [...]}, or .npy for clients that accept
 application/octet-stream. Every refusal is a problem (serving/problems.py) and an entry of the log.
 """
 

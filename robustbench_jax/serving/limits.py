@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from robustbench_jax.serving.accounts import Account
 from robustbench_jax.serving.problems import Problem
 
+ROUNDING = 1e-9  # of a token: who waits as long as he was told gets one
+
 
 @dataclass
 class Bucket:
@@ -37,7 +39,7 @@ class Limits:
             bucket = self._buckets.setdefault(account.name, Bucket(burst, now))
             bucket.tokens = min(burst, bucket.tokens + (now - bucket.at) * rate)
             bucket.at = now
-            if bucket.tokens < 1:
+            if bucket.tokens < 1 - ROUNDING:
                 wait = (1 - bucket.tokens) / rate
                 detail = f"more than {rate:g} requests a second; try again in {wait:.3g} s"
                 raise Problem(429, "rate", detail, retry_after=wait)

@@ -16,11 +16,8 @@ from robustbench_jax.types import UserError
 GRACE = 30  # seconds that requests have to be finished
 
 
-def serve(service: Service, host: str, port: int, began: Callable[[str], None] = lambda url: None) -> None:
-    """Serves until a signal ends it. port: 0 for any that is free. began: told the URL once the port is open.
-
-    UserError where the port cannot be had, and where the model cannot be run.
-    """
+def serve(service: Service, port: socket.socket) -> None:
+    """Serves until a signal ends it. port: see `bound`. UserError where the model cannot be run."""
     found: list[Exception] = []
 
     def give_up(error: Exception) -> None:
@@ -28,11 +25,9 @@ def serve(service: Service, host: str, port: int, began: Callable[[str], None] =
         server.should_exit = True
 
     server = uvicorn.Server(_config(service, give_up))
-    listening = bound(host, port)
-    began(f"http://{_shown(host)}:{listening.getsockname()[1]}")
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        server.run(sockets=[listening])  # once it is done, uvicorn raises again the signal that ended it
+        server.run(sockets=[port])  # once it is done, uvicorn raises again the signal that ended it
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -54,13 +49,20 @@ def _config(service: Service, give_up: Callable[[Exception], None]) -> uvicorn.C
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket that listens. UserError where it cannot."""
+    """The port, which nobody else can have now, and on which nothing is accepted yet. UserError where that cannot be.
+
+    port: 0 for any that is free.
+    """
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
     except (OSError, OverflowError) as error:
+        made.close()
         raise UserError(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}") from None
+    return made
 
 
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def url_of(port: socket.socket) -> str:
+    host, number = port.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{number}"

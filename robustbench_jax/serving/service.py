@@ -64,9 +64,7 @@ class Service:
         log, batching = policy.log, policy.batching
         self._digest_key = digest_key() if log.inputs == "digest" else b""
         before = past(log.path, watch.see if watch else None)
-        self.log = AuditLog(
-            log.path, signing_key=log.signing_key, sign_every=log.sign_every, durable=log.durable
-        )
+        self.log = AuditLog(log.path, signing_key=log.signing_key, sign_every=log.sign_every, durable=log.durable)
         self.limits, self.standing = Limits(before.spent), before.standing
         self._ids, self._number = itertools.count(before.requests), before.images
         self._latest, self._secret = time.time(), os.urandom(32)
@@ -127,7 +125,7 @@ class Service:
         """
         if self.failure:
             raise Problem(503, "busy", f"the server is not ready: {self.failure}", retry_after=1.0)
-        request, poison = next(self._ids), "poison" in self.standing[account.name]
+        poison = "poison" in self.standing[account.name]
         self.limits.take(account, len(x))
         try:
             logits, shown = await self._answered(x, poison)
@@ -135,6 +133,7 @@ class Service:
             self.limits.give_back(account, len(x))
             raise
         verdicts = await self.monitors.ask((account.name, x, logits)) if self.watch else []
+        request = next(self._ids)
         found = self._found(account.name, request, verdicts)
         blocked = "block" in self.standing[account.name]
         said = {"verdict": "answered", "labels": self._labels(shown).tolist()} | ({"poisoned": True} if poison else {})

@@ -48,6 +48,7 @@ def run(
     """
     check(model, data)
     attack = attack.against(model, data.x.shape[1:])
+    require_access(model, attack, budget)
     prediction = classify(model, data.x, runtime)
     clean = prediction == data.y
     right = np.flatnonzero(clean)
@@ -78,7 +79,7 @@ def run(
         more, shown = detection.measure(model, data, left, arrays["x_adv"], runtime)
         found, arrays = found | more, arrays | shown
     flags = [*health.of_the_model(model, data.x, runtime), *health.of_the_attack(attacked)]
-    if attack.composite:
+    if attack.composite and not model.remote:
         flags += health.along_eps(stream(key, "health"), model, budget, data.x[right], data.y[right])
     if pool is None and any(stage.learns for stage in attack.stages(budget)):
         flags.append("learnt on the attacked images: no training images were given")
@@ -130,6 +131,21 @@ def check(model: Classifier, data: Dataset) -> None:
     classes = logits.shape[0] - model.rejects
     if classes != len(data.classes):
         raise UserError(f"the model has {classes} classes, {data.name} has {len(data.classes)}")
+
+
+def require_access(model: Classifier, attack: EvasionAttack, budget: Any) -> None:
+    """UserError for an attack, or a part of one, that needs more of a remote model than its answers."""
+    if not model.remote:
+        return
+    named = [(stage.called, stage.access) for stage in (attack, *attack.stages(budget))]
+    if (certifier := getattr(attack, "certify_first", None)) is not None:
+        named.append((certifier.registered[1], "gradients"))
+    for name, access in named:
+        if access == "gradients":
+            raise UserError(
+                f"'{name}' needs gradients, and a model over http gives none; use attacks that see scores or labels, "
+                "such as square, rays or hop_skip_jump"
+            )
 
 
 def _arrays(data: Dataset, prediction: np.ndarray, left: np.ndarray, attacked: Attacked) -> dict[str, np.ndarray]:
