@@ -9,6 +9,7 @@
     python scripts/benchmark.py keeping [--repeats 3]
     python scripts/benchmark.py poisoning [--repeats 3]
     python scripts/benchmark.py privacy [--repeats 3]
+    python scripts/benchmark.py serving [--repeats 3]
     python scripts/benchmark.py training --peers [--updates 10] [--repeats 3] [--only-defence NAME]
 
 drive: PGD through the driver against a plain PGD in PyTorch eager, on the shipped model that survives most of it and
@@ -21,8 +22,8 @@ or on others. Ours runs twice: what the first run takes longer is compiling. An 
 
 bounds: ibp, crown_ibp and crown against auto_LiRPA (benchmark_bounds.py). smoothing: against a plain loop in PyTorch
 (benchmark_smoothing.py). keeping: the audit log, sealed models (benchmark_keeping.py). poisoning: many small models
-(benchmark_poisoning.py). privacy: clipped gradients, shadow models (benchmark_privacy.py). training: see
-benchmark_training.py.
+(benchmark_poisoning.py). privacy: clipped gradients, shadow models (benchmark_privacy.py). serving: a served
+model under load (benchmark_serving.py). training: see benchmark_training.py.
 """
 
 import argparse
@@ -39,6 +40,7 @@ import benchmark_bounds
 import benchmark_keeping
 import benchmark_poisoning
 import benchmark_privacy
+import benchmark_serving
 import benchmark_smoothing
 import benchmark_training
 import jax
@@ -231,6 +233,7 @@ PARTS = {
     "keeping": partial(benchmark_keeping.compare, alternate=alternate),
     "poisoning": benchmark_poisoning.compare,
     "privacy": benchmark_privacy.compare,
+    "serving": benchmark_serving.compare,
     "smoothing": partial(benchmark_smoothing.compare, alternate=alternate),
     "training": benchmark_training.compare,
 }

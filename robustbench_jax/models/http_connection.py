@@ -1,8 +1,9 @@
 """A connection to a server of models: what it was asked and answered, how long it is waited for.
 
 What an image was answered is remembered, so that an image that comes again, in the padded rows of a batch too, is asked
-about once; of a server that draws its answers at random nothing is remembered. With a file, answers outlive the process;
-its records are the first 16 bytes of the SHA-256 of an image and float32 logits, after a line that says whose they are.
+about once; of a server that draws its answers at random nothing is remembered. With a file, answers outlive the
+process; its records are the first 16 bytes of the SHA-256 of an image and float32 logits, after a line that says whose
+they are.
 Shapes: B images, D input shape, C width of an answer: the classes, and one more of a model that may give no answer.
 """
 

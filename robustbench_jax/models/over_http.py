@@ -1,8 +1,8 @@
 """http("http://127.0.0.1:8000", key="env:MY_KEY"): a model that answers over HTTP, as an attacker has it.
 
 It is asked from inside compiled programs, a batch at a time (`jax.pure_callback`), and has no gradient: attacks that
-see scores or labels run on it as on any other model. A server that gives labels alone has one-hot logits, one that gives
-probabilities their logarithms.
+see scores or labels run on it as on any other model. A server that gives labels alone has one-hot logits, one that
+gives probabilities their logarithms.
 Shapes: B images, D = [H, W, C] input shape, C classes.
 """
 

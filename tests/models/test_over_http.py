@@ -49,6 +49,7 @@ def test_logits_are_those_of_the_model(server, key):
     np.testing.assert_allclose(predict(over_http(server, key), x), predict(small_model(), x), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["square(queries=60)", "hop_skip_jump(queries=200)"])
 def test_attacks_find_the_same_as_in_this_process(server, key, attack):
     budget = build("budget", "linf(0.2)" if "square" in attack else "l2(0.6)")
@@ -61,6 +62,7 @@ def test_attacks_find_the_same_as_in_this_process(server, key, attack):
     np.testing.assert_allclose(found[0].x_adv, found[1].x_adv, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_server_that_gives_labels_alone_is_enough_for_attacks_that_see_labels(tmp_path, key):
     budget, attack = build("budget", "l2(0.6)"), build("attack", "hop_skip_jump(queries=200)")
     with running(tmp_path, answers="labels") as server:
@@ -124,6 +126,7 @@ def test_a_limit_on_the_rate_is_waited_for(tmp_path, key):
             Http(server.url, key="env:TEST_KEY", patience=5.0).load()
 
 
+@pytest.mark.slow
 def test_a_spent_budget_is_one_line_and_what_was_answered_is_not_lost(tmp_path, key):
     accounts = {"alice": FREE | {"budget": 60}, "bob": FREE}
     attack = ("square(queries=60)", "linf(0.03)")
