@@ -7,10 +7,9 @@ import jax
 import numpy as np
 
 from robustbench_jax.bench import console
-from robustbench_jax.bench.workshop import load_trained, protect
+from robustbench_jax.bench.workshop import load_trained, protect, watching
 from robustbench_jax.data import load_dataset
-from robustbench_jax.keys import stream
-from robustbench_jax.registry import build, canonical
+from robustbench_jax.registry import canonical
 from robustbench_jax.traffic import Watch
 from robustbench_jax.types import Classifier, Dataset, UserError
 
@@ -50,11 +49,11 @@ def _training_images(dataset: str | None, uses: list[str]) -> Dataset | None:
 
 
 def _monitors(listed: tuple, model: Classifier, data: Dataset, seed: int) -> dict:
+    """By call string; prepared as those that a log is replayed through are (`monitor --log`)."""
     made = {}
     for monitor in listed:
         console.say(f"preparing {monitor.call}")
-        key = stream(stream(jax.random.key(seed), "monitor"), monitor.call)
-        made[monitor.call] = build("monitor", monitor.call).prepare(key, model, data)
+        made[monitor.call] = watching(model, monitor.call, data, seed)
     return made
 
 
