@@ -88,6 +88,7 @@ def test_the_same_image_is_asked_about_once(server, key):
     assert server.service.limits.spent["alice"] == before + 3
 
 
+@pytest.mark.slow
 def test_the_record_names_the_place_of_the_key_and_never_the_key(server, key):
     record = rb.attack(over_http(server, key), data(), "square(queries=20)", "linf(0.05)", name="served")
     assert server.keys["alice"] not in record.to_json()
