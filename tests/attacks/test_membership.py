@@ -22,6 +22,8 @@ CALLS = {
     "quantile_regression": "quantile_regression(8)",
     "label_noise": "label_noise(queries=4)",
     "label_shifts": "label_shifts(1)",
+    "label_boundary": "label_boundary(rays=4)",
+    "truth_serum": "truth_serum(lira, targets=10)",
 }
 ATTACKS = [CALLS.get(name, name) for name, e in discover("attack").items() if e.facts["threat"] == "membership"]
 NEED_SHADOWS = [text for text in ATTACKS if build("attack", text).least]
@@ -210,8 +212,13 @@ def test_views_are_shifts_and_training_with_them_costs_queries():
         ("lira(shifts=-1)", "lira: shifts = -1 must be at least 0"),
         ("rmia(gamma=0)", "rmia: gamma = 0.0 must be greater than 0"),
         ("rmia_offline(a=2)", "rmia_offline: a = 2.0 must be from 0 to 1"),
+        ("label_boundary(rays=0)", "label_boundary: rays = 0 must be greater than 0"),
         ("label_noise(queries=0)", "label_noise: queries = 0 must be greater than 0"),
         ("quantile_regression(components=0)", "quantile_regression: components = 0 must be at least 1"),
+        ("truth_serum(pgd)", "truth_serum: attack = pgd is no attack on membership"),
+        ("truth_serum(truth_serum)", "truth_serum: attack = truth_serum is no attack on membership that it can help"),
+        ("truth_serum(copies=-1)", "truth_serum: copies = -1 must be at least 0"),
+        ("truth_serum(targets=0)", "truth_serum: targets = 0 must be greater than 0"),
         ("shadow_classifier(ridge=0)", "shadow_classifier: ridge = 0.0 must be greater than 0"),
     ],
 )
@@ -223,3 +230,50 @@ def test_wrong_arguments_are_named(text, message):
 def test_shadow_models_come_in_pairs():
     with pytest.raises(UserError, match="shadows: n = 3 must be even"):
         build("budget", "shadows(3)")
+
+
+def test_poisons_are_copies_of_the_targets_with_one_wrong_label_each():
+    data, attack = (
+        oracles.noise_images(40, SHAPE, CLASSES, 0),
+        build("attack", "truth_serum(lira, copies=3, targets=10)"),
+    )
+    rows = attack.in_question(KEY, 40)
+    assert len(set(rows.tolist())) == 10 and np.array_equal(rows, attack.in_question(KEY, 40))
+    made = attack.poisons(KEY, data.rows(rows))
+    assert made.x.shape == (30, *SHAPE) and made.y.dtype == data.y.dtype
+    labels = made.y.reshape(3, 10)
+    assert (labels == labels[0]).all() and (labels[0] != data.y[rows]).all()
+    np.testing.assert_array_equal(made.x.reshape(3, 10, *SHAPE), np.stack([data.x[rows]] * 3))
+    assert len(build("attack", "truth_serum(copies=0, targets=10)").poisons(KEY, data.rows(rows))) == 0
+    with pytest.raises(UserError, match="targets = 30: there are 40 images; take at most half"):
+        build("attack", "truth_serum(targets=30)").in_question(KEY, 40)
+
+
+def test_distances_to_the_boundary_are_those_of_a_linear_model():
+    """On the way from x to z a linear margin m falls to that of z: the boundary is at m(x) / (m(x) - m(z))."""
+    data, others = (oracles.noise_images(40, SHAPE, 2, seed) for seed in (0, 1))
+    weights = np.random.default_rng(0).normal(size=36).astype(np.float32)
+    linear = Classifier(lambda params, x: jnp.stack([x.reshape(-1) @ params, 0.0 * x.sum()]), jnp.asarray(weights))
+
+    def along(x):
+        return (x.reshape(len(x), -1) / 255.0) @ weights
+
+    at, far = along(data.x), along(others.x)
+    asked = Suspects(data, others, Victim(linear, "labels"), (), np.zeros((0, 40), bool))
+    found = build("attack", "label_boundary(rays=200, steps=12)").score(KEY, asked)
+    expected = np.zeros(40)
+    for i in range(40):
+        sign = 1 if data.y[i] == 0 else -1
+        if sign * at[i] > 0 or (data.y[i] == 1 and at[i] == 0):
+            ends = np.flatnonzero(sign * far < 0)
+            lengths = np.sqrt(np.sum((others.x[ends] / 255.0 - data.x[i] / 255.0) ** 2, axis=(1, 2, 3)))
+            expected[i] = np.min(at[i] / (at[i] - far[ends]) * lengths)
+    assert (expected == 0).any() and (expected > 0).sum() > 10
+    np.testing.assert_allclose(found, expected, atol=0.02)  # pixels are whole numbers
+
+
+def test_a_model_with_one_answer_has_no_boundary():
+    data = oracles.noise_images(20, SHAPE, CLASSES, 0)
+    one = Classifier(lambda params, x: params + 0 * x.sum(), jnp.asarray([1.0, 0, 0, 0]))
+    asked = Suspects(data, data, Victim(one, "labels"), (), np.zeros((0, 20), bool))
+    np.testing.assert_array_equal(build("attack", "label_boundary").score(KEY, asked), np.where(data.y == 0, 6.0, 0.0))

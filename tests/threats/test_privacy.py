@@ -14,6 +14,7 @@ from robustbench_jax.bench.cells import make_cell
 from robustbench_jax.bench.collisions import collisions
 from robustbench_jax.bench.workshop import Workshop
 from robustbench_jax.cli import main
+from robustbench_jax.keys import stream
 from robustbench_jax.ops.accounting import guarantee
 from robustbench_jax.ops.auditing import epsilon_lower, p_value
 from robustbench_jax.registry import build
@@ -105,6 +106,31 @@ def test_shadow_models_of_a_stack_are_those_that_are_trained_alone(place, tmp_pa
     alone = [Workshop(tmp_path / "b").lab(cell).fit_shadows(together.data, [own])[0] for own in rows[:1]]
     for name, value in alone[0].params.items():
         np.testing.assert_allclose(stack[0].params[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_poisons_are_in_whatever_is_trained_and_only_targets_are_scored():
+    """Of a model that learns every row by heart: copies with a wrong label outvote an image that is there once."""
+    from robustbench_jax.threats.lab import Lab
+
+    given, data = [], images(100)
+
+    def fit(rows):
+        given.append(rows)
+        return Fake()(rows)
+
+    def fit_shadows(pool, parts):
+        assert len(pool) == 100 + 2 * 20 and len({len(part) for part in parts}) == 1
+        return tuple(fit(pool.rows(part)) for part in parts)
+
+    lab = Lab(KEY, data, images(60), fit, fit_shadows=fit_shadows)
+    attack, budget = build("attack", "truth_serum(loss_threshold, copies=2, targets=20)"), build("budget", "shadows(4)")
+    found = membership.run(KEY, lab, images(60), attack, budget)
+    rows, pool = membership.planned(attack, data)
+    assert all(len(one) == 50 + 40 and np.array_equal(one.x[50:], pool.x[100:]) for one in given) and len(given) == 5
+    assert found.artefacts["scores"].shape == (20,) and found.metrics["membership_auc"].value == 1.0
+    np.testing.assert_array_equal(found.artefacts["members"], membership.halves(stream(KEY, "halves"), 100, 2)[0][rows])
+    plain = membership.planned(build("attack", "lira"), data)
+    assert plain[1] is data and np.array_equal(plain[0], np.arange(100))
 
 
 def test_p_values_of_audits_are_those_of_their_definition():
