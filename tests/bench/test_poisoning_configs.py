@@ -69,6 +69,10 @@ FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a
         *("sweep.0.defence=dp_sgd(noise=1.0)", "sweep.1.defence=dp_sgd(noise=1.0)", "sweep.1.budget=runs(2)"),
         *("sweep.0.budget=canaries(40)", "sweep.1.attack=multi_run_audit(30)"),
     ),
+    "private_training": (
+        *("sweep.0.defence=dp_ftrl(noise=1.0)", "sweep.1.defence=output_perturbation", "sweep.1.model=mlp([])"),
+        *("sweep.2.defence=dp_sgd(noise=1.0)", "budget=canaries(40)"),
+    ),
     "inversion_fashion_mnist": (
         *("sweep.0.attack=analytic", "sweep.1.attack=inverting_gradients(3)", "sweep.2.attack=mi_face(steps=2)"),
         *("sweep.0.budget=gradients(1)", "sweep.1.budget=gradients(2)"),

@@ -47,7 +47,10 @@ CALLS = {  # each as it is quick to compile, or at parameters that matter on ima
     "total_variation": "total_variation(0.01, dropped=0.1, steps=10)",
     "vanishing": "vanishing(1e4)",
 }
-ELSEWHERE = {"batch_norm_adaptation": "needs batch norm: test_batch_norm_adaptation.py"}
+ELSEWHERE = {
+    "batch_norm_adaptation": "needs batch norm: test_batch_norm_adaptation.py",
+    "noisy_votes": "needs an ensemble: test_noisy_votes.py",
+}
 KNOWN = [CALLS[name] for name in discover("model_defence") if name in CALLS]
 QUICK = ("bit_depth", "jpeg", "median_filter", "resize_pad", "vanishing")  # the laws of all others are slow tests
 
