@@ -352,8 +352,7 @@ def everything_but_times(results) -> dict:
         record = json.loads(path.read_text())
         record["timing"] = {k: v for k, v in record["timing"].items() if not k.endswith("_s")}
         del record["provenance"]["started"]
-        took = record["provenance"].get("training", {})
-        record["provenance"]["training"] = {k: v for k, v in took.items() if not k.endswith("_s")}
+        record["provenance"].pop("training", None)  # seconds, and steps, of the run that ended it; weights are in
         found[path.name] = record
     return found
 

@@ -16,7 +16,7 @@ THREATS = {  # of an item, which threats' cells are evidence for it
     "robust to changed inputs, proved": ("certification",),
     "training data: poisoning and backdoors": ("poisoning", "backdoor", "byzantine"),
     "training data cannot be read off the model": ("membership", "attribute", "model_inversion", "gradient_inversion"),
-    "a promise of privacy is audited": ("audit",),
+    "a promise of privacy is audited": ("audit", "repeated_audit", "white_box_audit"),
     "copying by queries": ("extraction",),
     "ownership can be shown": ("ownership",),
     "attacks by queries are noticed": ("monitoring",),

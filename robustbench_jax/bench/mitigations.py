@@ -37,6 +37,14 @@ EVASION = (
         "results/defences_fashion_mnist",
     ),
 )
+PROOF = (
+    Mitigation(
+        "training on bounds",
+        "defence = mtl_ibp",
+        "50.5% proved at Linf 0.1, with 76.5% right on clean images; of an adversarially trained model 0.0%",
+        "results/certified_zoo",
+    ),
+)
 BACKDOOR = (
     Mitigation(
         "unlearning of the inverted trigger, with 5% trusted images",
@@ -101,15 +109,38 @@ GRADIENTS = (
         "results/inversion_fashion_mnist",
     ),
 )
+EXTRACTION = (
+    Mitigation(
+        "a monitor of what an account covers",
+        "monitor = coverage",
+        "every thief who asks about natural images is noticed, the median at query 65; alarms on 4.0% of honest days",
+        "results/monitoring_fashion_mnist",
+    ),
+    Mitigation(
+        "answers that mislead whoever trains on them",
+        "model_defence = mad(1.0)",
+        "agreement after 3,000 queries from 89.3% to 61.4%, at the same accuracy; 88.2% for who uses the labels alone",
+        "results/extraction_fashion_mnist",
+    ),
+    Mitigation(
+        "not: answers that say less",
+        "model_defence = label_only",
+        "agreement 88.4% instead of 89.3%; rounded or top-1 probabilities 88.9% to 89.0%",
+        "results/extraction_fashion_mnist",
+    ),
+)
 KNOWN = {
     "evasion": EVASION,
-    "certification": EVASION[:1],
+    "certification": PROOF,
     "obfuscation": EVASION,
     "backdoor": BACKDOOR,
     "poisoning": POISONING,
     "byzantine": CLIENTS,
     "membership": PRIVACY,
     "audit": PRIVACY,
+    "repeated_audit": PRIVACY,
+    "white_box_audit": PRIVACY,
+    "extraction": EXTRACTION,
     "gradient_inversion": GRADIENTS,
 }
 

@@ -21,7 +21,10 @@ from robustbench_jax.types import UserError
 
 TOP = ("title", "contacts", "serving", "undecided", "training", "check")
 TRAINING = ("model", "recipe", "defence")
-OF_A_CELL = ("attack", "certifier", "budget", "examples", "seed", "model_defence", "data_defence", "inspection")
+OF_A_CELL = (
+    *("attack", "certifier", "budget", "examples", "seed"),
+    *("model_defence", "data_defence", "inspection", "monitor"),
+)
 LIMITS = {"at_least": "higher", "at_most": "lower"}
 CHECK = ("name", *OF_A_CELL, "metric", *LIMITS)
 

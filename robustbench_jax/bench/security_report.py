@@ -33,6 +33,8 @@ FAMILY = {  # what each procedure belongs to
     "attribute": "inversion",
     "membership": "privacy",
     "audit": "privacy",
+    "repeated_audit": "privacy",
+    "white_box_audit": "privacy",
 }
 
 
