@@ -289,6 +289,18 @@ DEFINITIONS = {
         "reconstructions",
         "lower",
     ),
+    "feature_distance": Definition(
+        "mean distance, in the features of another model, of the reconstructions to the mean of their class's training "
+        "images; 1: as far as its test images are",
+        "reconstructions",
+        "higher",
+    ),
+    "nearest_distance": Definition(
+        "mean distance, in the features of another model, of the reconstructions to the nearest training image of "
+        "their class; 1: as far as its test images are",
+        "reconstructions",
+        "higher",
+    ),
     "guesses_right": Definition(
         "share of the auditor's guesses about canaries that are right", "canaries that are guessed", "lower"
     ),

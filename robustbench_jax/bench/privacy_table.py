@@ -126,16 +126,22 @@ def _of_models(group: list[Record]) -> Sheet:
     heads = {"Judge": "inversion_accuracy", "Victim": "inversion_confidence", "Clean": "clean_accuracy"}
     rows = []
     for found in sorted(grouped(group, row_of), key=_place):
-        alike = sum(record.metrics["class_mean_ssim"].value for record in found) / len(found)
+        near = [_average(found, it) for it in ("class_mean_ssim", "feature_distance", "nearest_distance")]
         shown = [over_seeds([record.metrics.get(it) for record in found]) for it in heads.values()]
-        rows.append([called(found[0].cell), *shown, f"{alike:.2f}", str(len(found))])
+        rows.append([called(found[0].cell), *shown, *near, str(len(found))])
     note = (
         "In %. Judge: reconstructions that another model takes for their class; Victim: that the victim itself does. "
-        "SSIM: with the mean training image of the class." + SPREAD
+        "SSIM: with the mean training image of the class. Centre, nearest: the distance in the judge's features to the "
+        "mean of the class's training images and to the nearest, 1 for test images." + SPREAD
     )
     cell = group[0].cell
     title = f"{cell.show('dataset')} · {cell.show('model')} · model inversion"
-    return Sheet(title, note, ["Attack · victim", *heads, "SSIM", "Seeds"], rows)
+    return Sheet(title, note, ["Attack · victim", *heads, "SSIM", "Centre", "Nearest", "Seeds"], rows)
+
+
+def _average(found: list[Record], name: str) -> str:
+    values = [record.metrics[name].value for record in found if name in record.metrics]
+    return f"{sum(values) / len(values):.2f}" if values else "–"
 
 
 def _epsilon(record: Record, name: str = "epsilon") -> str:

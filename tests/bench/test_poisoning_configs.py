@@ -82,6 +82,10 @@ FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a
         *("sweep.0.attack=analytic", "sweep.1.attack=inverting_gradients(3)", "sweep.2.attack=mi_face(steps=2)"),
         *("sweep.0.budget=gradients(1)", "sweep.1.budget=gradients(2)"),
     ),
+    "model_inversion": (
+        "dataset=only(npz('{images}'), [0, 1])",
+        "attack=gmi(only(npz('{images}'), [2, 3]), steps=2, recipe=sgd(epochs=1, batch_size=16))",
+    ),
     "watermarks_fashion_mnist": (
         *("sweep.0.defence=trigger_set(images=10)", "sweep.1.defence=uchida(bits=8)", "sweep.0.attack=prune"),
         *("sweep.1.attack=forge", "sweep.2.defence=dawn(rate=0.5)", "budget=images(30)"),

@@ -16,6 +16,7 @@ ARGUMENTS = {
     "cifar10_corrupted": '"fog", 3',
     "imagenet2012_corrupted": '"fog", 3',
     "joined": '[fashion_mnist_mini, npz("nowhere")]',
+    "only": "fashion_mnist_mini, [0, 1]",
     "part": "fashion_mnist_mini, 0, 5",
     "pseudo_labelled": 'npz("nowhere"), zoo("fashion_mnist/clean/standard")',
     "verified": 'fashion_mnist_mini, "nowhere.json", "nobody"',

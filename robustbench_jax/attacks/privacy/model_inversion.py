@@ -35,6 +35,10 @@ class ModelInversion:
     def budgets(self) -> tuple[str, ...]:
         return ("reconstructions",)
 
+    def public_classes(self) -> tuple[str, ...]:
+        """The classes of images that the attacker has beside the model; none where he has no images."""
+        return ()
+
     def invert(self, key: jax.Array, model: Classifier, labels: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Images [B, D] in [0, 1], one for each of the classes labels [B]. The key is consumed."""
         raise NotImplementedError
