@@ -95,13 +95,18 @@ def register(
 
     def decorate(make: Callable) -> Callable:
         known = _entries.setdefault(kind, {})
-        if name in known and known[name].make.__qualname__ != make.__qualname__:
+        if name in known and _origin(known[name].make) != _origin(make):
             raise ValueError(f"two things are registered as {kind} '{name}'")
         known[name] = Entry(kind, name, make, paper, parts or {}, tuple(given), tuple(late), facts)
         make.registered, make.facts = (kind, name), facts
         return make
 
     return decorate
+
+
+def _origin(make: Callable) -> tuple[str, str]:
+    """Where a thing was made; the same for one whose module is read again."""
+    return make.__module__, make.__qualname__
 
 
 def discover(kind: str) -> dict[str, Entry]:

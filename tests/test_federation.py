@@ -16,7 +16,7 @@ from tests.threats import laboratory
 
 KEY = jax.random.key(0)
 ATTACKS = [name for name, e in discover("attack").items() if e.facts["threat"] == "byzantine"]
-VECTORS = ("honest", "sign_flip", "gaussian_vectors", "mimic", "ipm", "alie", "min_max", "min_sum")
+VECTORS = ("truthful", "sign_flip", "gaussian_vectors", "mimic", "ipm", "alie", "min_max", "min_sum")
 HONEST = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
 
 

@@ -288,6 +288,13 @@ def test_discovery_finds_every_kind_by_name_in_order():
         discover("atack")
 
 
+def test_classes_of_one_name_in_two_files_are_two_things(toy):
+    made = [type("Same", (), {"__module__": f"robustbench_jax.{place}"}) for place in ("here", "there")]
+    register("toy", "same")(made[0])
+    with pytest.raises(ValueError, match="two things are registered as toy 'same'"):
+        register("toy", "same")(made[1])
+
+
 def test_two_things_cannot_have_one_name_but_a_module_may_be_imported_again(toy):
     def leaf():
         return None

@@ -43,7 +43,8 @@ def exchanged(server, request: bytes) -> bytes:
         found = b""
         with suppress(ConnectionResetError, BrokenPipeError):  # it need not read all of it
             raw.sendall(request)
-            raw.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # it may have closed the connection already
+                raw.shutdown(socket.SHUT_WR)
             while part := raw.recv(65536):
                 found += part
     return found

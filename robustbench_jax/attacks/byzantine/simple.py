@@ -1,4 +1,4 @@
-"""Lies that need no knowledge of the rule: honest (none), sign_flip, gaussian_vectors, client_label_flip,
+"""Lies that need no knowledge of the rule: truthful (none), sign_flip, gaussian_vectors, client_label_flip,
 model_replacement, mimic.
 
 References: sign flip and Gaussian vectors as in Blanchard et al., NeurIPS 2017, and Li et al., AAAI 2019,
@@ -20,9 +20,9 @@ from robustbench_jax.registry import register
 from robustbench_jax.types import record, require_positive
 
 
-@register("attack", "honest", threat="byzantine", access="none")
+@register("attack", "truthful", threat="byzantine", access="none")
 @record
-class Honest(ByzantineAttack):
+class Truthful(ByzantineAttack):
     """The mean of what the others send: nobody lies."""
 
     def send(self, key: jax.Array, honest: jax.Array, f: int, aggregate: Callable) -> jax.Array:
