@@ -16,6 +16,7 @@ Reference: Schneier & Kelsey, "Secure audit logs to support computer forensics",
 import fcntl
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -132,8 +133,13 @@ def entries(path: str | Path, *, damaged: bool = True) -> Iterator[Entry]:
 def _lines(path: str | Path, start: int = 0) -> Iterator[bytes]:
     try:
         with open(path, "rb") as file:
+            size, at = os.fstat(file.fileno()).st_size, start
             file.seek(start)
-            yield from file
+            for line in file:
+                yield line
+                at += len(line)
+                if at >= size or not line.endswith(b"\n"):
+                    return  # a writer may be faster than a reader, and what follows half a line is no line
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 

@@ -193,6 +193,7 @@ def test_a_log_that_is_being_written_verifies(tmp_path):
         def work():
             while not stop.is_set():
                 log.append("request", filling="x" * 20_000)
+                time.sleep(0.002)
 
         thread = threading.Thread(target=work)
         thread.start()
