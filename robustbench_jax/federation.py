@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from robustbench_jax.keys import stream
+from robustbench_jax.keys import generator, stream
 from robustbench_jax.learning_curve import Curve, Progress, Report, Trace, silent
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.recipes import Recipe
@@ -74,7 +74,7 @@ def shards(key: jax.Array, y: np.ndarray, clients: int, dirichlet: float, classe
     """Images by client: shuffled and dealt out evenly; or, of each class, in shares drawn from Dirichlet(alpha); or
     sorted by class and cut into clients * classes_each pieces, so many of them to each.
     """
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
+    rng = generator(key)
     order = rng.permutation(len(y))
     if classes_each:
         pieces = np.array_split(order[np.argsort(y[order], kind="stable")], clients * classes_each)

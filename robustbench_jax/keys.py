@@ -3,6 +3,7 @@
 import zlib
 
 import jax
+import numpy as np
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:
@@ -13,3 +14,8 @@ def stream(key: jax.Array, name: str) -> jax.Array:
 def per_example(key: jax.Array, ids: jax.Array) -> jax.Array:
     """One key for each example id [B]: what an example draws depends on its id, never on its neighbours."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+
+
+def generator(key: jax.Array) -> np.random.Generator:
+    """For host code that draws. The key is consumed."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from robustbench_jax.keys import generator
 from robustbench_jax.models.features import logits_of
 from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.types import Classifier, Dataset, UserError
@@ -121,11 +122,6 @@ def varied(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
         top, left = rng.integers(0, 2 * MOVED + 1, 2)
         return wide[top : top + x.shape[0], left : left + x.shape[1]]
     return np.clip(np.round(x * rng.uniform(1 - LIGHT, 1 + LIGHT)), 0, 255).astype(np.uint8)
-
-
-def generator(key: jax.Array) -> np.random.Generator:
-    """For host code that draws. The key is consumed."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
 def _asked(rng: np.random.Generator, data: Dataset, habits: Habits, queries: int) -> np.ndarray:

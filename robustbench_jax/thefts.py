@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import softmax
 
 from robustbench_jax.ops.judge import predict, require_finite
 from robustbench_jax.ops.runtime import Runtime, by_slices, power_of_two
@@ -63,8 +64,7 @@ class Oracle:
         if self.access == "labels":
             said = np.eye(logits.shape[-1])[logits.argmax(-1)]
         else:
-            said = np.exp(logits - logits.max(-1, keepdims=True))
-            said /= said.sum(-1, keepdims=True)
+            said = softmax(logits, -1)
         return np.where(silent[:, None], np.nan, said)
 
 

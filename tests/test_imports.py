@@ -11,6 +11,7 @@ ROOT = Path(robustbench_jax.__file__).parent
 LAYERS = [
     ("types",),
     ("registry", "keys", "definitions", "whole_files", "signing", "sealing"),
+    ("toml_tables",),
     ("ops",),
     ("data", "models", "metrics", "poisons"),
     ("recipes", "checkpoints"),

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from robustbench_jax import toml_tables
 from robustbench_jax.bench.cells import Cell, make_cell
 from robustbench_jax.bench.groups import name as shown
 from robustbench_jax.ops.runtime import Runtime
@@ -48,32 +49,16 @@ def load_sweep(path: str | Path, overrides: list[str] | None = None) -> Sweep:
 
     Raises UserError that names the file and what is wrong in it.
     """
-    try:
-        tables = tomllib.loads(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: {error}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is no text file") from None
-    try:
-        _check_tables(tables)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    tables = toml_tables.read(path)
+    toml_tables.named(path, _check_tables, tables)
     for override in overrides or ():
         _override(tables, override)
-    try:
-        return _sweep(Path(path).stem, tables)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    return toml_tables.named(path, _sweep, Path(path).stem, tables)
 
 
 def _check_tables(tables: dict[str, Any]) -> None:
     """Before anything is overridden: the file has the tables that a sweep file has."""
-    known = (*TEXTS, "sweep", "runtime")
-    for key in tables:
-        if key not in known:
-            raise UserError(f"no key '{key}' in a sweep file{nearest(key, known)}")
+    toml_tables.require_known(tables, (*TEXTS, "sweep", "runtime"), "a sweep file")
     sweeps = tables.get("sweep", [])
     if isinstance(sweeps, dict):
         raise UserError("[sweep] must be written [[sweep]]: there can be several")
@@ -85,9 +70,7 @@ def _check_tables(tables: dict[str, Any]) -> None:
 
 def _sweep(name: str, tables: dict[str, Any]) -> Sweep:
     runtime = tables.get("runtime", {})
-    for key in runtime:
-        if key not in RUNTIME:
-            raise UserError(f"no key '{key}' in [runtime]{nearest(key, RUNTIME)}")
+    toml_tables.require_known(runtime, RUNTIME, "[runtime]")
     cells = {cell.id: cell for table in tables["sweep"] for cell in _product(table)}
     models, baseline = sorted({shown(cell) for cell in cells.values()}), tables.get("baseline")
     if baseline and baseline not in models:

@@ -9,11 +9,11 @@ name = "withstands small changes"    attack = "pgd(steps=40)"    budget = "linf(
 metric = "robust_accuracy"    at_least = 0.5
 """
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustbench_jax import toml_tables
 from robustbench_jax.bench.cells import Cell, kind_of_model, make_cell, trains
 from robustbench_jax.definitions import DEFINITIONS
 from robustbench_jax.registry import build, nearest
@@ -58,24 +58,15 @@ def load_policy(path: str | Path, **victim: Any) -> SecurityPolicy:
 
     Raises UserError that names the file and what is wrong in it, before anything is run.
     """
-    try:
-        table = tomllib.loads(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}") from None
-    try:
-        return _policy(table, victim)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    return toml_tables.named(path, _policy, toml_tables.read(path), victim)
 
 
 def _policy(table: dict[str, Any], victim: dict[str, Any]) -> SecurityPolicy:
-    _known(table, TOP, "a security policy")
+    toml_tables.require_known(table, TOP, "a security policy")
     checks, training = table.get("check", []), table.get("training", {})
     if not isinstance(checks, list) or not checks or not all(isinstance(it, dict) for it in checks):
         raise UserError("a security policy needs [[check]] tables; see configs/audit.toml")
-    _known(training, TRAINING, "[training]")
+    toml_tables.require_known(training, TRAINING, "[training]")
     undecided = table.get("undecided", "fail")
     if undecided not in ("fail", "pass"):
         raise UserError(f"undecided = {undecided!r} must be 'fail' or 'pass'")
@@ -97,7 +88,7 @@ def _policy(table: dict[str, Any], victim: dict[str, Any]) -> SecurityPolicy:
 
 
 def _check(given: dict[str, Any], victim: dict[str, Any], training: dict[str, str]) -> Check:
-    _known(given, CHECK, "a check")
+    toml_tables.require_known(given, CHECK, "a check")
     if not isinstance(given.get("name"), str):
         raise UserError("it needs a name")
     metric, better, limit = _limit(given)
@@ -138,9 +129,3 @@ def _victim_of(fields: dict[str, Any], training: dict[str, str]) -> dict[str, An
             '[training], e.g. model = "cnn"'
         )
     return fields | training
-
-
-def _known(table: dict[str, Any], known: tuple[str, ...], what: str) -> None:
-    for key in table:
-        if key not in known:
-            raise UserError(f"no key '{key}' in {what}{nearest(key, known)}")

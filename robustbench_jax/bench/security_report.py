@@ -13,6 +13,7 @@ from typing import Any
 from robustbench_jax.bench.findings import ERROR, FAILS, HOLDS, UNDECIDED, Finding, passes
 from robustbench_jax.bench.lifecycle import Item, checklist
 from robustbench_jax.bench.security_policy import LIMITS, SecurityPolicy
+from robustbench_jax.bench.sheets import bar
 from robustbench_jax.definitions import DEFINITIONS
 from robustbench_jax.registry import entry
 from robustbench_jax.whole_files import write_whole
@@ -168,11 +169,11 @@ def markdown(report: SecurityReport) -> str:
     head = ["", "Check", "Number", "Limit", "What was done", "n"] + ["Last audit"] * bool(report.last)
     lines = [f"# {report.policy.title}", "", summary(report), ""]
     lines += [f"- ALARM {alarm}" for alarm in report.alarms] + [""] * bool(report.alarms)
-    lines += [_bar(head), _bar(["---"] * len(head))]
+    lines += [bar(head), bar(["---"] * len(head))]
     for it in report.findings:
         n = str(it.metric.n) if it.metric else "–"
         row = [f"{MARKS[it.verdict]} {it.verdict}", it.check.name, number(it), wanted(it), f"`{tried(it)}`", n]
-        lines.append(_bar(row + [before(it)] * bool(report.last)))
+        lines.append(bar(row + [before(it)] * bool(report.last)))
     lines += ["", *_advice(report.findings), "## Secure development lifecycle", ""]
     for item in report.items:
         shown = ", ".join(f"`{it}`" for it in item.evidence) or "no evidence"
@@ -195,10 +196,6 @@ def _advice(findings: Sequence[Finding]) -> list[str]:
             lines += [f"### {finding.check.name}", ""]
             lines += [f"- {it.what} (`{it.call}`): {it.shown} ({it.source})" for it in finding.advice] + [""]
     return ["## What to do", "", *lines] if lines else []
-
-
-def _bar(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def rendered(report: SecurityReport, template: str, *, escape: bool) -> str:

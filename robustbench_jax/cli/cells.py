@@ -16,9 +16,14 @@ def attack(options: argparse.Namespace) -> int:
     if options.save_images and not options.out:
         raise UserError("--save-images: say with --out where")
     cell = cell_of(options, attack=options.attack)
-    if (verb := verb_of(cell.threat)) != "attack":
-        raise UserError(f"attack '{cell.method}' belongs to '{cell.threat}'; see the verb {verb}")
+    require_verb("attack", cell)
     return one_cell(options, cell)
+
+
+def require_verb(verb: str, cell: Cell) -> None:
+    """UserError for a threat that another verb is for."""
+    if (wanted := verb_of(cell.threat)) != verb:
+        raise UserError(f"attack '{cell.method}' belongs to '{cell.threat}'; see the verb {wanted}")
 
 
 def certify(options: argparse.Namespace) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from robustbench_jax.bench import console
-from robustbench_jax.bench.cells import canonical_model, kind_of_model, verb_of
+from robustbench_jax.bench.cells import canonical_model, kind_of_model
 from robustbench_jax.bench.workshop import load_model, watching
-from robustbench_jax.cli.cells import cell_of, one_cell
+from robustbench_jax.cli.cells import cell_of, one_cell, require_verb
 from robustbench_jax.data import load_dataset
 from robustbench_jax.registry import canonical, short
 from robustbench_jax.serving.audit_log import requests, verify
@@ -32,8 +32,7 @@ def monitor(options: argparse.Namespace) -> int:
     if len(options.monitor) != 1:
         raise UserError(f"--monitor is given {len(options.monitor)} times; an attack is replayed before one of them")
     cell = cell_of(options, attack=options.attack, monitor=options.monitor[0])
-    if (verb := verb_of(cell.threat)) != "monitor":
-        raise UserError(f"attack '{cell.method}' belongs to '{cell.threat}'; see the verb {verb}")
+    require_verb("monitor", cell)
     return one_cell(options, cell)
 
 

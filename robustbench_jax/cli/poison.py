@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from robustbench_jax.bench import console, panels, records, runner
-from robustbench_jax.bench.cells import Cell, trains, verb_of
+from robustbench_jax.bench.cells import Cell, trains
 from robustbench_jax.bench.collisions import collisions
 from robustbench_jax.bench.workshop import Workshop
-from robustbench_jax.cli.cells import cell_of, one_cell
+from robustbench_jax.cli.cells import cell_of, one_cell, require_verb
 from robustbench_jax.keys import stream
 from robustbench_jax.registry import build
 from robustbench_jax.threats.backdoor import poison as poisoned_by
@@ -24,7 +24,7 @@ def poison(options: argparse.Namespace) -> int:
         raise UserError("--save-images: say with --out where")
     parts = {name: getattr(options, name) for name in ("data_defence", "inspection")}
     cell = cell_of(options, attack=options.attack, **parts)
-    _require_verb("poison", cell)
+    require_verb("poison", cell)
     return _one(options, cell)
 
 
@@ -33,7 +33,7 @@ def privacy(options: argparse.Namespace) -> int:
     if options.save_images and not options.out:
         raise UserError("--save-images: say with --out where")
     cell = cell_of(options, attack=options.attack)
-    _require_verb("privacy", cell)
+    require_verb("privacy", cell)
     options.export = None
     return _one(options, cell) if trains(cell.threat) else one_cell(options, cell)
 
@@ -41,15 +41,9 @@ def privacy(options: argparse.Namespace) -> int:
 def watermark(options: argparse.Namespace) -> int:
     """Runs one cell, keeps its record where --out says, and prints it."""
     cell = cell_of(options, attack=options.attack)
-    _require_verb("watermark", cell)
+    require_verb("watermark", cell)
     options.export, options.save_images = None, False
     return _one(options, cell)
-
-
-def _require_verb(verb: str, cell: Cell) -> None:
-    """UserError for a threat that another verb is for."""
-    if (wanted := verb_of(cell.threat)) != verb:
-        raise UserError(f"attack '{cell.method}' belongs to '{cell.threat}'; see the verb {wanted}")
 
 
 def _one(options: argparse.Namespace, cell: Cell) -> int:

@@ -6,8 +6,8 @@ from pathlib import Path
 import jax
 
 from robustbench_jax.bench import console, runner
-from robustbench_jax.bench.cells import Cell, verb_of
-from robustbench_jax.cli.cells import cell_of, one_cell
+from robustbench_jax.bench.cells import Cell
+from robustbench_jax.cli.cells import cell_of, one_cell, require_verb
 from robustbench_jax.models import build_model, files
 from robustbench_jax.models.net import with_params
 from robustbench_jax.registry import build
@@ -17,8 +17,7 @@ from robustbench_jax.types import Dataset, Outcome, UserError
 def steal(options: argparse.Namespace) -> int:
     """Runs one cell, keeps its record where --out says, and prints it."""
     cell = cell_of(options, attack=options.attack)
-    if (verb := verb_of(cell.threat)) != "steal":
-        raise UserError(f"attack '{cell.method}' belongs to '{cell.threat}'; see the verb {verb}")
+    require_verb("steal", cell)
     architecture = getattr(build("attack", cell.attack), "model", None)
     if not options.save_clone:
         return one_cell(options, cell)

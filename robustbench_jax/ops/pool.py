@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustbench_jax.keys import stream
+from robustbench_jax.keys import generator, stream
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.views import answering
 from robustbench_jax.types import Classifier, Problem
@@ -33,7 +33,7 @@ def ascend(
 
     Each step follows the mean of `attack.learn(key, problem, point)` -> [U] over B images of the pool, drawn anew.
     """
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(stream(key, "rows"))))
+    rng = generator(stream(key, "rows"))
     point, batch = start, min(batch, len(y))
     for update in range(updates):
         rows = rng.choice(len(y), batch, replace=False)

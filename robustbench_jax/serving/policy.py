@@ -11,12 +11,12 @@
 configs/policy.toml has every key, with its default. A key that is none is an error that names the nearest right one.
 """
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from robustbench_jax import toml_tables
 from robustbench_jax.registry import build, canonical, nearest
 from robustbench_jax.serving import redaction
 from robustbench_jax.types import UserError
@@ -112,16 +112,7 @@ class Policy(Table):
 
 def load(path: str | Path) -> Policy:
     """The policy in a file, its paths made absolute. UserError that names the file, the key and what is wrong."""
-    try:
-        content = tomllib.loads(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}") from None
-    try:
-        policy = parsed(content)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    policy = toml_tables.named(path, parsed, toml_tables.read(path))
     return _absolute(policy, Path(path).absolute().parent)
 
 

@@ -21,7 +21,7 @@ from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.registry import build, register
 from robustbench_jax.thefts import ExtractionAttack, Oracle
 from robustbench_jax.threats.evasion import check
-from robustbench_jax.types import Classifier, Dataset, Outcome, UserError, record
+from robustbench_jax.types import Classifier, Dataset, Outcome, UserError
 
 TRANSFERRED = "pgd(steps=20)"  # on the clone
 
@@ -70,15 +70,6 @@ def run(
     return Outcome(found, arrays, counts=counts, artefacts=artefacts)
 
 
-@record
-class FromClone(Transfer):
-    """An attack on the clone alone, which takes all its steps: what barely fools the clone seldom fools the victim."""
-
-    @property
-    def prepares(self) -> bool:
-        return False
-
-
 def transferred(
     key: jax.Array,
     victim: Classifier,
@@ -92,7 +83,7 @@ def transferred(
     rows, fooled = np.flatnonzero(right), np.zeros(len(data), bool)
     if not len(rows):
         return fooled
-    attack = FromClone(build("attack", TRANSFERRED), twin=True, surrogates=Ensemble((clone,), "logits"))
+    attack = Transfer(build("attack", TRANSFERRED), surrogates=Ensemble((clone,), "logits"))  # it takes all its steps
     budget, part = build("budget", f"linf({eps!r})"), data.rows(rows)
     fooled[rows] = drive(key, attack, victim, budget, part.x, part.y, ids=rows, runtime=runtime).success
     return fooled

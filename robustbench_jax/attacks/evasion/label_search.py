@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustbench_jax.keys import stream
+from robustbench_jax.keys import generator, stream
 from robustbench_jax.ops import smallest
 from robustbench_jax.ops.balls import Ball
 from robustbench_jax.ops.images import as_unit
@@ -66,7 +66,7 @@ class LabelAttack(EvasionAttack):
 
     def prepare(self, key: jax.Array, model: Any, budget: Any, x: Any, y: Any, runtime: Any) -> "LabelAttack":
         """The attack with images to start from. The key is consumed; the model is not asked."""
-        rows = _spread(np.random.default_rng(np.asarray(jax.random.key_data(stream(key, "rows")))), np.asarray(y))
+        rows = _spread(generator(stream(key, "rows")), np.asarray(y))
         return self.replace(pool=Pool(jnp.asarray(x[rows]), jnp.asarray(y[rows], jnp.int32)))
 
     def start(self, problem: Problem) -> dict[str, jax.Array]:

@@ -64,7 +64,7 @@ class Transfer(Wrapped):
         require_positive("transfer", count=self.count)
         if self.fusion not in FUSIONS:
             raise UserError(f"transfer: fusion = {self.fusion!r}{nearest(self.fusion, FUSIONS)}")
-        if not self.sources and not self.train and not self.twin:
+        if not self.sources and not self.train and not self.twin and self.surrogates is None:
             raise UserError('transfer: no sources; write e.g. sources=[zoo("fashion_mnist/clean/standard")]')
 
     @property
@@ -77,7 +77,7 @@ class Transfer(Wrapped):
 
     @property
     def prepares(self) -> bool:
-        return True
+        return self.surrogates is None
 
     @property
     def learns(self) -> bool:

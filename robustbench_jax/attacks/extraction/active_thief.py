@@ -9,6 +9,7 @@ Shapes: N images of the pool, n of a round, C classes.
 
 import jax
 import numpy as np
+from scipy.special import softmax
 
 from robustbench_jax.attacks.extraction.cloning import Cloning, drawn
 from robustbench_jax.keys import stream
@@ -46,7 +47,7 @@ class ActiveThief(Cloning):
         for number, size in enumerate(np.diff(np.linspace(first, total, self.rounds + 1).astype(int))):
             if size:
                 clone = self.clone(jax.random.fold_in(stream(key, "clone"), number), pool.x[asked], answers, pool)
-                rows = self.chosen(_softmax(logits_of(clone, pool.x)), asked, size)
+                rows = self.chosen(softmax(logits_of(clone, pool.x), -1), asked, size)
                 answers = np.concatenate([answers, oracle.ask(pool.x[rows])])
                 asked = np.concatenate([asked, rows])
         return pool.x[asked], answers
@@ -78,8 +79,3 @@ def k_center(points: np.ndarray, centres: np.ndarray, count: int) -> np.ndarray:
         away = np.minimum(away, np.sum((points - points[found[-1]]) ** 2, -1))
         away[found[-1]] = -1.0
     return np.array(found, int)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    said = np.exp(logits - logits.max(-1, keepdims=True))
-    return said / said.sum(-1, keepdims=True)

@@ -10,9 +10,10 @@ Shapes: n images of a round, K kinds, C classes.
 
 import jax
 import numpy as np
+from scipy.special import log_softmax, softmax
 
 from robustbench_jax.attacks.extraction.cloning import Cloning
-from robustbench_jax.keys import stream
+from robustbench_jax.keys import generator, stream
 from robustbench_jax.models.features import logits_of
 from robustbench_jax.registry import register
 from robustbench_jax.thefts import Oracle
@@ -46,8 +47,7 @@ class AdaptiveKnockoff(Cloning):
         unseen = np.ones(len(pool), bool)
         for number, size in enumerate(sizes):
             own = jax.random.fold_in(key, number)
-            policy = np.exp(preference - preference.max())
-            rows = drawn_by(np.random.default_rng(_seed(own)), policy / policy.sum(), kinds, unseen, size)
+            rows = drawn_by(generator(own), softmax(preference), kinds, unseen, size)
             said = oracle.ask(pool.x[rows])
             if number:
                 preference = moved(preference, kinds[rows], rewards(said, answers, clone, pool.x[rows]), self.rate)
@@ -78,20 +78,12 @@ def rewards(said: np.ndarray, before: np.ndarray, clone: Classifier, x: np.ndarr
     top = np.sort(said, -1)
     certain = top[:, -1] - top[:, -2]
     unlike = np.maximum(0, said - np.nanmean(before, 0)).sum(-1)
-    logits = logits_of(clone, x)
-    norm = logits.max(-1) + np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1))
-    loss = -np.sum(said * (logits - norm[:, None]), -1)
+    loss = -np.sum(said * log_softmax(logits_of(clone, x), -1), -1)
     found = np.mean([(it - it.mean()) / max(it.std(), 1e-9) for it in (certain, unlike, loss)], 0)
     return np.where(known, found, found.min())
 
 
 def moved(preference: np.ndarray, kinds: np.ndarray, reward: np.ndarray, rate: float) -> np.ndarray:
     """float [K]: the gradient bandit's step for all images of a round at once (Sutton & Barto, section 2.8)."""
-    policy = np.exp(preference - preference.max())
-    policy /= policy.sum()
-    chosen = np.eye(len(preference))[kinds]
-    return preference + rate * np.sum((reward - reward.mean())[:, None] * (chosen - policy), 0) / len(kinds)
-
-
-def _seed(key: jax.Array) -> np.ndarray:
-    return np.asarray(jax.random.key_data(key))
+    away = np.eye(len(preference))[kinds] - softmax(preference)
+    return preference + rate * np.mean((reward - reward.mean())[:, None] * away, 0)

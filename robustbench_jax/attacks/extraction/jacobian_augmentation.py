@@ -13,7 +13,8 @@ import numpy as np
 
 from robustbench_jax.attacks.extraction.cloning import Cloning, answered, drawn
 from robustbench_jax.keys import stream
-from robustbench_jax.models.features import each
+from robustbench_jax.ops.images import as_unit
+from robustbench_jax.ops.runtime import Runtime, by_slices
 from robustbench_jax.registry import register
 from robustbench_jax.thefts import Oracle
 from robustbench_jax.types import Classifier, Dataset, record, require_positive, static
@@ -45,23 +46,22 @@ class JacobianAugmentation(Cloning):
         while oracle.left and len(answered(x, answers)[0]):
             own = jax.random.fold_in(key, number)
             known, said = answered(x, answers)
-            new = self.augmented(self.clone(stream(own, "clone"), x, answers, pool), known, said)
+            new = augmented(self.clone(stream(own, "clone"), x, answers, pool), known, said.argmax(-1), self.step)
             new = new[drawn(stream(own, "kept"), min(len(new), oracle.left), len(new))]
             x, answers = np.concatenate([x, new]), np.concatenate([answers, oracle.ask(new)])
             number += 1
         return x, answers
 
-    def augmented(self, clone: Classifier, x: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """uint8 [n, D]: one new image for each of x [n, D]."""
-        slope = slopes(clone, x, answers.argmax(-1))
-        return np.round(np.clip(x + 255 * self.step * np.sign(slope), 0, 255)).astype(np.uint8)
+
+def augmented(
+    model: Classifier, x: np.ndarray, labels: np.ndarray, step: float, runtime: Runtime = Runtime()
+) -> np.ndarray:
+    """uint8 [n, D]: each image of x uint8 [n, D] a step along the sign of the gradient of the logit of its label."""
+    return by_slices(lambda *part: _augmented(model, *part, step), [x, labels], runtime.fit(len(x)))
 
 
-def slopes(clone: Classifier, x: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """float32 [n, D]: gradients of the logits of classes int [n] at x uint8 [n, D]."""
-    found = each(_slopes, clone, x)
-    return found[np.arange(len(x)), classes]
-
-
-def _slopes(model: Classifier, x: jax.Array) -> jax.Array:
-    return jax.jacrev(lambda x: jnp.asarray(model(x)))(x)
+@jax.jit
+def _augmented(model: Classifier, x: jax.Array, labels: jax.Array, step: jax.Array) -> jax.Array:
+    x = as_unit(x)
+    slopes = jax.vmap(jax.grad(lambda image, label: model(image)[label]))(x, labels)
+    return jnp.round(jnp.clip(x + step * jnp.sign(slopes), 0.0, 1.0) * 255).astype(jnp.uint8)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustbench_jax.attacks.extraction.equation_solving import centred
-from robustbench_jax.keys import stream
+from robustbench_jax.keys import generator, stream
 from robustbench_jax.registry import register
 from robustbench_jax.thefts import ExtractionAttack, Oracle, Stolen
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
@@ -48,7 +48,7 @@ class ReluReconstruction(ExtractionAttack):
             )
 
     def steal(self, key: jax.Array, oracle: Oracle, pool: Dataset) -> Stolen:
-        shape, random = pool.x.shape[1:], np.random.default_rng(np.asarray(jax.random.key_data(stream(key, "lines"))))
+        shape, random = pool.x.shape[1:], generator(stream(key, "lines"))
         flat = pool.x.reshape(len(pool), -1)
         size = flat.shape[1]
 

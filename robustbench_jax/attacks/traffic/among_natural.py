@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from robustbench_jax.keys import stream
+from robustbench_jax.keys import generator, stream
 from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.registry import register
-from robustbench_jax.streams import QueryStream, Stream, answered, generator
+from robustbench_jax.streams import QueryStream, Stream, answered
 from robustbench_jax.types import UserError
 
 

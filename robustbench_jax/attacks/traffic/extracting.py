@@ -9,19 +9,17 @@ Shapes: Q queries, D = [H, W, C] input shape.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from robustbench_jax.keys import stream
+from robustbench_jax.attacks.extraction.jacobian_augmentation import augmented
+from robustbench_jax.keys import generator, stream
 from robustbench_jax.models import build_model
 from robustbench_jax.models.features import logits_of
-from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.registry import build, register
-from robustbench_jax.streams import QueryStream, answered, generator
+from robustbench_jax.streams import QueryStream, answered
 from robustbench_jax.training import fit
 from robustbench_jax.types import Classifier, Dataset, UserError, require_positive
 
@@ -78,22 +76,10 @@ class Jacobian(QueryStream):
         while len(x) < queries:
             labels = logits_of(model, x, runtime).argmax(-1).astype(np.int32)
             substitute = self._substitute(jax.random.fold_in(key, len(x)), Dataset(x, labels, data.classes, "asked"))
-            x = np.concatenate([x, np.asarray(_augmented(substitute, x, labels, self.step_size))])[:queries]
+            x = np.concatenate([x, augmented(substitute, x, labels, self.step_size, runtime)])[:queries]
         return x
 
     def _substitute(self, key: jax.Array, asked: Dataset) -> Classifier:
         fresh = build_model(SUBSTITUTE, asked.x.shape[1:], len(asked.classes), stream(key, "init"))
         recipe = build("recipe", f"adamw(epochs={self.epochs}, batch_size={min(32, len(asked))})")
         return fit(stream(key, "fit"), fresh, asked, recipe, defence=build("training", "standard"))
-
-
-@jax.jit
-def _augmented(substitute: Classifier, x: jax.Array, labels: jax.Array, step_size: jax.Array) -> jax.Array:
-    """uint8 [N, D]: each image a step along the sign of the Jacobian of its label's logit."""
-    x = as_unit(x)
-    slopes = jax.vmap(jax.grad(partial(_logit, substitute)))(x, labels)
-    return jnp.round(jnp.clip(x + step_size * jnp.sign(slopes), 0.0, 1.0) * 255).astype(jnp.uint8)
-
-
-def _logit(model: Classifier, x: jax.Array, label: jax.Array) -> jax.Array:
-    return model(x)[label]

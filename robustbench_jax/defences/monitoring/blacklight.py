@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from robustbench_jax.keys import generator
 from robustbench_jax.registry import register
-from robustbench_jax.streams import DAY, generator
+from robustbench_jax.streams import DAY
 from robustbench_jax.traffic import Monitor, Request
 from robustbench_jax.types import UserError, require_positive
 

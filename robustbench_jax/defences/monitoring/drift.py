@@ -15,10 +15,9 @@ import numpy as np
 from scipy.stats import chi2_contingency
 
 from robustbench_jax.data.drift import discrepancy
-from robustbench_jax.keys import stream
+from robustbench_jax.keys import generator, stream
 from robustbench_jax.models.features import logits_of
 from robustbench_jax.registry import register
-from robustbench_jax.streams import generator
 from robustbench_jax.traffic import Monitor, Request
 from robustbench_jax.types import UserError
 

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from robustbench_jax.keys import generator
 from robustbench_jax.models.features import features
 from robustbench_jax.ops.images import LEVELS, as_unit
 from robustbench_jax.registry import nearest
-from robustbench_jax.streams import generator
 from robustbench_jax.types import Classifier, UserError
 
 KINDS = ("pixels", "features")

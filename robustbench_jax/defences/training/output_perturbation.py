@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from robustbench_jax.keys import stream
+from robustbench_jax.keys import generator, stream
 from robustbench_jax.learning_curve import Curve, Progress, Report, silent
 from robustbench_jax.models.per_example import layers
 from robustbench_jax.ops.accounting import Guarantee
@@ -98,7 +98,7 @@ class OutputPerturbation(TrainingDefence):
         )
 
     def _noise(self, key: jax.Array, shape: tuple[int, ...], images: int) -> np.ndarray:
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        rng = generator(key)
         draw = rng.normal(size=shape)
         if self.delta:
             return self._deviation(images) * draw
