@@ -188,7 +188,9 @@ class Accounts:
                 seen, text = _state(file.fileno()), file.read()
                 mode = os.fstat(file.fileno()).st_mode
         except OSError as error:
-            raise UserError(f"cannot read {self.path}: {error.strerror}") from None
+            missing = isinstance(error, FileNotFoundError)
+            hint = f"; robustbench-jax keys new --accounts {self.path} makes it" if missing else ""
+            raise UserError(f"cannot read {self.path}: {error.strerror}{hint}") from None
         if mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise UserError(f"{self.path} can be written by others, who could make keys: chmod go-w {self.path}")
         self._accounts, self._seen = _parsed(text, self.path), seen
