@@ -117,9 +117,8 @@ def show(records: list[Record], baseline: str | None = None) -> None:
             err.print(sheets.terminal(sheet))
     for warning in alarms(records) + corruption_table.alarms(records):
         say(f"ALARM {warning}")
-    for record in records:
-        for flag in record.flags:
-            say(f"FLAG {record.cell.label()}: {flag}")
+    for flag in report.flags(records):
+        say(f"FLAG {flag}")
 
 
 def page(sheet: sheets.Sheet) -> None:

@@ -26,6 +26,8 @@ from robustbench_jax.bench import (
     seeds,
     sheets,
     surface_plots,
+    training_plots,
+    trainings,
     transfer_table,
 )
 from robustbench_jax.bench.bands import bands
@@ -47,6 +49,7 @@ CAPTIONS = {
     "curves": "Robust accuracy against eps",
     "queries": "Robust accuracy against queries",
     "certified": "Attacked and certified accuracy against eps",
+    "trainings": "Accuracy of training and of images held out against epochs",
     "surfaces": "The margin around the first image, along its gradient and a random direction",
 }
 CSV_HEAD = (
@@ -86,6 +89,8 @@ def write_reports(
     pictures = {name: plots.curves([_plain(line) for line in found]) for name, found in lines.items() if found}
     if between := bands(records):
         pictures["certified"] = band_plots.picture(between)
+    if trained := trainings.trainings(records):
+        pictures["trainings"] = training_plots.picture(trained)
     if planes := obfuscation_report.surfaces(records):
         pictures["surfaces"] = surface_plots.picture(planes)
     texts = {
@@ -112,7 +117,7 @@ def sheets_of(records: list[Record]) -> list[Sheet]:
     """The tables of text beside the leaderboard, but for those of corruptions."""
     tables = (
         *(transfer_table, obfuscation_report, poisoning_table, privacy_table, extraction_table, monitoring_table),
-        *(ownership_table, seeds, cost),
+        *(ownership_table, seeds, trainings, cost),
     )
     return [sheet for table in tables for sheet in table.sheets(records)]
 
@@ -235,8 +240,9 @@ def _definitions(boards: list[Table]) -> dict:
 
 
 def flags(records: list[Record]) -> list[str]:
-    """What casts doubt on single results, a line each."""
-    return [f"{record.cell.label()}: {flag}" for record in records for flag in record.flags]
+    """What casts doubt on single results, or on the training of a model, a line each."""
+    said = [f"{record.cell.label()}: {flag}" for record in records for flag in record.flags]
+    return said + trainings.flags(records)
 
 
 def made_with(records: list[Record]) -> dict[str, str]:

@@ -99,8 +99,8 @@ class Workshop:
         return {"monitor": self.prepared(cell.monitor, *what), "streams": asked}
 
     def training(self, cell: Cell) -> dict | None:
-        """What training the cell's model took, as its description says: step_s, seconds for each step, and more; None
-        where it does not say.
+        """What training the cell's model took and how it went, as its description says: step_s, seconds for each step,
+        the curve, flags and more; None where it does not say.
         """
         what = _trained_for(cell)
         if what not in self.trainings:
@@ -184,7 +184,7 @@ class Workshop:
         key = model, defence, recipe, dataset, seed
         if kind_of_model(model) != "model":
             loaded, description = load_trained(model)
-            self.trainings[key] = _cost(description)
+            self.trainings[key] = _training(description)
             return loaded
         data = self.dataset(dataset, "train", None)
         seeds = self.expected.pop((model, defence, recipe, dataset), [])
@@ -195,7 +195,7 @@ class Workshop:
         what = _run(model, defence, recipe, dataset, data, seed)
         directory = self.directory / _name(what)
         trained = train(what, data, directory, lambda progress: self.report(model, progress))
-        self.trainings[key] = _cost(files.read_description(directory / files.MODEL / files.DESCRIPTION))
+        self.trainings[key] = _training(files.read_description(directory / files.MODEL / files.DESCRIPTION))
         return trained
 
 
@@ -219,9 +219,11 @@ def _trained_for(cell: Cell) -> tuple:
     return cell.model, cell.defence, cell.recipe, cell.dataset, cell.seed
 
 
-def _cost(description: dict) -> dict | None:
+def _training(description: dict) -> dict | None:
     training = description.get("training")
-    return training if isinstance(training, dict) and "step_s" in training else None
+    if not isinstance(training, dict) or "step_s" not in training:
+        return None
+    return training | {key: description[key] for key in ("curve", "flags") if description.get(key)}
 
 
 def _run(model: str, defence: str, recipe: str, dataset: str, data: Dataset, seed: int) -> dict:

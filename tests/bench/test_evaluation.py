@@ -99,10 +99,12 @@ def test_records_from_before_inference_was_timed_are_read():
     assert Record.model_validate(old).timing.inference_s == 0
 
 
-def test_the_workshop_says_what_training_took_where_the_model_does(tmp_path):
+def test_the_workshop_says_what_training_took_and_how_it_went_where_the_model_does(tmp_path):
     model = build_model("mlp([8])", (4, 4, 1), 3, jax.random.key(0))
     cost = {"seconds": 2.0, "steps": 4, "step_s": 0.5}
-    for name, more in (("timed", {"training": cost}), ("other", {"training": {"epochs": 3}}), ("plain", {})):
+    went = {"curve": {"accuracy": [0.5], "kept": 1}, "flags": ["it collapsed"]}
+    said = {"timed": {"training": cost} | went, "other": {"training": {"epochs": 3}} | went, "plain": {}}
+    for name, more in said.items():
         files.save(tmp_path / name, model, files.describe(model, "mlp([8])", (4, 4, 1), 3, **more))
         cell = made_up(first(3), model=f'checkpoint(path="{tmp_path / name}")').cell
-        assert Workshop(tmp_path / "victims").training(cell) == (cost if name == "timed" else None)
+        assert Workshop(tmp_path / "victims").training(cell) == (cost | went if name == "timed" else None)
