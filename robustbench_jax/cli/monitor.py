@@ -46,7 +46,7 @@ def _replay(options: argparse.Namespace) -> int:
         raise UserError(f"'{canonical_model(options.model)}' has no weights; name the model that was served")
     state = verify(options.log)
     if not state:
-        raise UserError(f"{options.log} does not verify: {state.problems[0]}; see: robustbench-jax log verify")
+        raise UserError(f"the log does not verify: {state.problems[0]}; see: robustbench-jax log verify")
     model, data = load_model(options.model), load_dataset(options.dataset, "train", None)
     asked = list(logged(options.log, model, data))
     monitors = {short("monitor", call): watching(model, call, data, options.seed) for call in options.monitor}

@@ -22,6 +22,7 @@ from typing import Any
 from robustbench_jax import signing
 from robustbench_jax.serving.chain import (
     CLOSED,
+    CONTINUED,
     OPENED,
     OWN,
     RECOVERED,
@@ -35,6 +36,7 @@ from robustbench_jax.serving.chain import (
 )
 from robustbench_jax.serving.incident import report
 from robustbench_jax.serving.redaction import kept, requests
+from robustbench_jax.serving.segments import Segment, named, numbered, segments
 from robustbench_jax.types import UserError
 from robustbench_jax.whole_files import reason, write_whole
 
@@ -43,29 +45,44 @@ __all__ = ["AuditLog", "Head", "kept", "report", "requests", "verify"]
 
 class AuditLog:
     """path: the file, made where it is missing. signing_key: an Ed25519 key (signing.py) that signs every `sign_every`
-    entries, on opening and on closing. durable: whether `append` waits for the disk, or only for the system.
+    entries, on opening, on closing and at the end of a file. durable: whether `append` waits for the disk, or only for
+    the system. rotate_bytes: the size from which on it goes on in another file; rotate_daily: with each day, in UTC.
 
     Raises UserError for a log that does not verify, that another process has open, that another key signed, or that is
     signed while no key is given.
     """
 
     def __init__(
-        self, path: str | Path, *, signing_key: Path | None = None, sign_every: int = 100, durable: bool = True
+        self,
+        path: str | Path,
+        *,
+        signing_key: Path | None = None,
+        sign_every: int = 100,
+        durable: bool = True,
+        rotate_bytes: int | None = None,
+        rotate_daily: bool = False,
     ):
-        if sign_every < 1:
-            raise UserError(f"sign_every = {sign_every} must be at least 1")
+        for name, value in {"sign_every": sign_every, "rotate_bytes": rotate_bytes}.items():
+            if value is not None and value < 1:
+                raise UserError(f"{name} = {value} must be at least 1")
         self.path, self.durable = Path(path), durable
+        if numbered(self.path) > 1:
+            raise UserError(f"{path} is a later file of a log; name its first one")
+        self._rotate_bytes, self._rotate_daily = rotate_bytes, rotate_daily
         self._key = None if signing_key is None else signing.private_key(signing_key, signing.password())
         self._every = sign_every
         self._chain, self._disk = threading.Lock(), threading.Condition()  # what comes next; who writes
         self._writing = False
-        self._pending: list[bytes] = []
+        self._pending: list[bytes | None] = []  # None: another file begins
         self._closed, self._failure = False, ""
-        self._file = _locked(self.path)
+        files = segments(self.path) or [Segment(1, self.path)]
+        self._guard = self._file = _locked(files[0].path)  # held for as long as the log is open
         try:
+            if len(files) > 1:
+                self._file = _locked(files[-1].path)
             self._open()
         except BaseException:
-            os.close(self._file)
+            self._unlock()
             raise
 
     def append(self, kind: str, /, **fields: Any) -> int:
@@ -85,6 +102,7 @@ class AuditLog:
             for kind, fields in entries:
                 if kind in OWN:
                     raise UserError(f"entries of kind '{kind}' are the log's own; choose another kind")
+                self._turn()
                 numbers.append(self._add(kind, fields))
                 self._unsigned += 1
                 if self._key and self._unsigned >= self._every:
@@ -123,7 +141,7 @@ class AuditLog:
         finally:
             with self._disk:
                 self._disk.wait_for(lambda: not self._writing)
-                os.close(self._file)
+                self._unlock()
 
     def __enter__(self) -> "AuditLog":
         return self
@@ -139,12 +157,14 @@ class AuditLog:
             walk.read(torn)
             self._pending.append(b"\n")
         if walk.problems:
-            raise UserError(
-                f"{self.path}, {walk.problems[0]}; move it away: a log that does not verify is not continued"
-            )
+            raise UserError(f"{walk.problems[0]}; move it away: a log that does not verify is not continued")
+        if walk.files > 1 and not walk.lines:
+            raise UserError(f"{walk.segment.path} has no whole entry, which no kill leaves; move it away")
         if walk.signatures and not self._key:
             raise UserError(f"{self.path} is signed; give the key that it is signed with")
         self._head, self._unsigned, self._committed = walk.head, walk.unsigned, walk.head.number
+        self._number, self._planned = walk.segment.number, walk.segment.number  # of the file; of that of the next entry
+        self._size, self._day = self._end, walk.time[:10]
         if self._pending:
             self._end += len(torn)
         self._add(OPENED, self._promise())
@@ -156,6 +176,23 @@ class AuditLog:
         if self.durable:
             os.fsync(self._file)
             _fsync_directory(self.path.parent)
+
+    def _unlock(self) -> None:
+        for file in {self._guard, self._file}:
+            os.close(file)
+
+    def _turn(self) -> None:
+        """Goes on in another file where it is time to; the caller has the chain."""
+        today = _now().date().isoformat() if self._rotate_daily else ""
+        late = self._day not in ("", today) and self._rotate_daily
+        self._day = today
+        if not late and (self._rotate_bytes is None or self._size < self._rotate_bytes):
+            return
+        if self._key and self._unsigned:
+            self._sign()
+        self._pending.append(None)
+        self._planned, self._size = self._planned + 1, 0
+        self._add(CONTINUED, self._promise() | {"segment": self._planned})
 
     def _promise(self) -> dict[str, Any]:
         """What the log says of itself when it is opened; a new one gets a name that no other has."""
@@ -176,12 +213,13 @@ class AuditLog:
         if self._closed or self._failure:
             raise UserError(f"{self.path} takes no entry: {self._failure or 'it was closed'}")
         number = self._head.number + 1
-        time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        time = _now().isoformat(timespec="microseconds").replace("+00:00", "Z")
         try:
             line, digest = line_of(number, time, kind, fields, self._head.hash)
         except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"an entry of kind '{kind}' cannot be kept as JSON: {error}") from None
         self._pending.append(line)
+        self._size += len(line)
         self._head = Head(number, digest)
         return number
 
@@ -199,8 +237,10 @@ class AuditLog:
             self._writing = True
         try:
             with self._chain:
-                lines, self._pending, last = b"".join(self._pending), [], self._head.number
-            self._write(lines)
+                parts, self._pending, last = _by_file(self._pending), [], self._head.number
+            self._write(parts[0])
+            for lines in parts[1:]:
+                self._begin(lines)
             self._committed = last
         except BaseException:  # a Ctrl-C too: nobody knows how much of it is there
             self._failure = self._failure or "a write was interrupted; open it anew"
@@ -225,6 +265,35 @@ class AuditLog:
                 os.ftruncate(self._file, self._end)
             raise UserError(f"{self.path} takes no entry: {self._failure}") from error
         self._end += len(lines)
+
+    def _begin(self, lines: bytes) -> None:
+        """Goes on in another file, which is there with these lines or not at all."""
+        path = named(self.path, self._number + 1)
+        try:
+            if path.exists():
+                raise UserError(f"{path} is there already")
+            write_whole(path, lambda file: file.write(lines), mode=0o600)
+            file = _locked(path)
+            if self.durable:
+                _fsync_directory(path.parent)
+        except (UserError, OSError) as error:
+            self._failure = f"it could not go on in another file ({error}); open it anew"
+            raise UserError(f"{self.path} takes no entry: {self._failure}") from error
+        if self._file != self._guard:
+            os.close(self._file)
+        self._file, self._end, self._number = file, len(lines), self._number + 1
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _by_file(pending: list[bytes | None]) -> list[bytes]:
+    """The lines of this file, and of each that begins after it."""
+    parts: list[list[bytes]] = [[]]
+    for line in pending:
+        parts.append([]) if line is None else parts[-1].append(line)
+    return [b"".join(lines) for lines in parts]
 
 
 def _locked(path: Path) -> int:

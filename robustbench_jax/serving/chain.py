@@ -28,10 +28,11 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from robustbench_jax import signing
+from robustbench_jax.serving.segments import Segment, numbered, segments
 from robustbench_jax.types import UserError
 
-OPENED, RECOVERED, SIGNATURE, CLOSED = "opened", "recovered", "signature", "closed"
-OWN = (OPENED, RECOVERED, SIGNATURE, CLOSED)  # kinds that the log writes about itself
+OPENED, CONTINUED, RECOVERED, SIGNATURE, CLOSED = "opened", "continued", "recovered", "signature", "closed"
+OWN = (OPENED, CONTINUED, RECOVERED, SIGNATURE, CLOSED)  # kinds that the log writes about itself
 MEMBERS = ("number", "time", "kind", "fields", "before")
 GENESIS = "0" * 64
 PATIENCE = 50  # looks, a hundredth of a second apart, at a line that somebody may be writing
@@ -121,13 +122,19 @@ def entries(path: str | Path, *, damaged: bool = True) -> Iterator[Entry]:
     """The entries of a log, one after another; an end that was cut short is none. A line that is not what its hash says
     is a UserError, or passed over where damaged is False. Whether they follow one another is for `verify` to say.
     """
-    for number, line in enumerate(_lines(path), 1):
-        try:
-            if line.endswith(b"\n"):
-                yield entry_of(line[:-1])
-        except ValueError as error:
-            if damaged:
-                raise UserError(f"{path}, line {number}: {error}") from None
+    for _, file in _files(path):
+        for number, line in enumerate(_lines(file), 1):
+            try:
+                if line.endswith(b"\n"):
+                    yield entry_of(line[:-1])
+            except ValueError as error:
+                if damaged:
+                    raise UserError(f"{file}, line {number}: {error}") from None
+
+
+def _files(path: str | Path) -> list[Segment]:
+    """The segments of a log; at least one, which may be missing."""
+    return segments(path) or [Segment(numbered(Path(path)), Path(path))]
 
 
 def _lines(path: str | Path, start: int = 0) -> Iterator[bytes]:
@@ -146,13 +153,14 @@ def _lines(path: str | Path, start: int = 0) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class Problem:
-    """line: which one, from 1."""
+    """line: which one of the file, from 1."""
 
     line: int
     what: str
+    file: str
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.what}"
+        return f"{self.file}, line {self.line}: {self.what}"
 
 
 @dataclass
@@ -160,13 +168,18 @@ class Walk:
     """A reading of a log from its first line, which notes what is wrong with it and goes on.
 
     key: whose signatures must be there; None looks at the chain alone. expected: a head that must be in it.
-    whole: bytes up to the end of the last whole line. tail: what comes after that.
+    segment: the file that is read; lines: of it; whole: its bytes up to the end of the last whole line; tail: what
+    comes after that. before: how many entries stand before the first that is read, in files that are not.
     """
 
     key: Ed25519PublicKey | None = None
     expected: Head | None = None
     problems: list[Problem] = field(default_factory=list)
     head: Head = Head(-1, GENESIS)
+    time: str = ""  # of the last entry
+    segment: Segment | None = None
+    files: int = 0
+    before: int = 0
     lines: int = 0
     whole: int = 0
     tail: bytes = b""
@@ -178,9 +191,18 @@ class Walk:
     _announced: int | None = None
 
     def through(self, path: str | Path) -> "Walk":
-        """The walk, gone on to the end of the file. UserError where it cannot be read."""
+        """The walk, gone through all files of a log. UserError where one cannot be read."""
+        due = numbered(Path(path))
+        for segment in _files(path):
+            self._enter(segment, due)
+            self.on()
+            due = segment.number + 1
+        return self
+
+    def on(self) -> "Walk":
+        """The walk, gone on to the end of the file."""
         self.tail = b""
-        for line in _lines(path, self.whole):
+        for line in _lines(self.segment.path, self.whole):
             if line.endswith(b"\n"):
                 self.read(line[:-1])
                 self.whole += len(line)
@@ -188,10 +210,27 @@ class Walk:
                 self.tail = line
         return self
 
-    def finish(self) -> "Walk":
-        """Notes what only the end shows."""
+    def _enter(self, segment: Segment, due: int) -> None:
+        """Begins with a file; due: the number that it should have."""
+        if self.segment:
+            self._end()
+        self.segment, self.lines, self.whole, self.tail = segment, 0, 0, b""
+        if segment.number > due:
+            missing = f"file {due} is" if segment.number == due + 1 else f"files {due} to {segment.number - 1} are"
+            self._note(f"{missing} missing before it", 1)
+        self.files += 1
+        self._sure = self._sure and (self.files > 1 or segment.number == 1)  # nothing is known of what comes before
+
+    def _end(self) -> None:
+        """Notes what only the end of a file shows."""
         if self.tail:
             self._note(f"cut short: {len(self.tail)} bytes without an end, left by a kill or by a hand", self.lines + 1)
+        elif not self.lines and (self.files > 1 or self.segment.number > 1):
+            self._note("there is no entry", 1)
+
+    def finish(self) -> "Walk":
+        """Notes what only the end shows."""
+        self._end()
         if self.head.number < 0 and not self.problems:
             self._note("there is no entry", 1)
         if self.expected and self.head.number < self.expected.number:
@@ -213,12 +252,14 @@ class Walk:
             self._note(str(error))
             self._sure = False
             return
+        if self.lines == 1:
+            self._begin(entry)
         if entry.number <= self.head.number:
             return self._note(f"entry {entry.number} is out of its place, or there twice: this line or one before it")
         self._follow(entry)
         self._look_for_head(entry)
         self._count(entry)
-        self.head, self._sure = Head(entry.number, entry.hash), True
+        self.head, self.time, self._sure = Head(entry.number, entry.hash), entry.time, True
 
     def _follow(self, entry: Entry) -> None:
         due = self.head.number + 1
@@ -232,6 +273,16 @@ class Walk:
         elif entry.number == 0 and entry.kind != OPENED:
             self._note(f"a log begins with an entry '{OPENED}', not '{entry.kind}'")
 
+    def _begin(self, entry: Entry) -> None:
+        """The first entry of a file."""
+        number = self.segment.number
+        if number > 1 and entry.kind != CONTINUED:
+            self._note(f"a later file of a log begins with an entry '{CONTINUED}', not '{entry.kind}'")
+        elif entry.kind == CONTINUED and entry.get("segment") != number:
+            self._note(f"this is file {entry.get('segment')} of the log, under the name of file {number}")
+        if self.files == 1 and number > 1:
+            self.before = entry.number
+
     def _look_for_head(self, entry: Entry) -> None:
         if self.expected and entry.number == self.expected.number and entry.hash != self.expected.hash:
             self._note(f"entry {entry.number} is not the one whose hash was kept: the log was written anew")
@@ -239,7 +290,7 @@ class Walk:
     def _count(self, entry: Entry) -> None:
         if entry.kind == SIGNATURE:
             return self._check_signature(entry)
-        if entry.kind == OPENED:
+        if entry.kind in (OPENED, CONTINUED):
             self._announced = entry.get("sign_every")
         self.unsigned += entry.kind not in OWN
         if self.key and isinstance(self._every, int) and self.unsigned == self._every + 1:
@@ -255,14 +306,17 @@ class Walk:
         self._every = self._announced
 
     def _note(self, what: str, line: int | None = None) -> None:
-        self.problems.append(Problem(self.lines if line is None else line, what))
+        self.problems.append(Problem(self.lines if line is None else line, what, str(self.segment.path)))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `verify` found; true where nothing is wrong. signed: the last entry that a checked signature vouches for."""
+    """What `verify` found; true where nothing is wrong. files: how many it is in. signed: the last entry that a checked
+    signature vouches for.
+    """
 
     path: str
+    files: int
     entries: int
     head: Head
     problems: tuple[Problem, ...]
@@ -274,8 +328,9 @@ class Verdict:
 
     def __str__(self) -> str:
         if self.problems:
-            return "\n".join(f"{self.path}, {problem}" for problem in self.problems)
-        return f"{self.path}: all {self.entries} entries verify; {self.covered()}; head {self.head}"
+            return "\n".join(map(str, self.problems))
+        files = f" in {self.files} files" if self.files > 1 else ""
+        return f"{self.path}: all {self.entries} entries{files} verify; {self.covered()}; head {self.head}"
 
     def covered(self) -> str:
         """What the signatures prove, in words."""
@@ -288,6 +343,7 @@ class Verdict:
         return {
             "path": self.path,
             "verifies": bool(self),
+            "files": self.files,
             "entries": self.entries,
             "head": str(self.head),
             "signatures": self.signatures,
@@ -307,7 +363,7 @@ def _is_open(path: str | Path) -> bool:
 
 
 def verify(path: str | Path, public_key: str | Path | None = None, expected: Head | None = None) -> Verdict:
-    """Whether the log in a file is as it was written, and each place where it is not.
+    """Whether a log, in one file or several, is as it was written, and each place where it is not.
 
     public_key: the file with the key that must have signed it. expected: a head that was kept elsewhere. Raises
     UserError where a file cannot be read.
@@ -315,9 +371,9 @@ def verify(path: str | Path, public_key: str | Path | None = None, expected: Hea
     key = None if public_key is None else signing.public_key(public_key)
     walk = Walk(key, expected).through(path)
     for _ in range(PATIENCE):
-        if walk.tail and _is_open(path):  # a line that is being written has no end yet
+        if walk.tail and _is_open(walk.segment.path):  # a line that is being written has no end yet
             time.sleep(0.01)
-            walk.through(path)
+            walk.on()
     walk.finish()
-    signed = walk.signed if key else None
-    return Verdict(str(path), walk.head.number + 1, walk.head, tuple(walk.problems), walk.signatures, signed)
+    found = walk.files, walk.head.number + 1 - walk.before, walk.head, tuple(walk.problems), walk.signatures
+    return Verdict(str(path), *found, walk.signed if key else None)

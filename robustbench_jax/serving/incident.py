@@ -7,7 +7,7 @@ Kinds of entries that it knows (any other is counted):
     alert     account, monitor, ...      what a monitor found; whatever else is there is evidence
     admin     account, act, ...          an administrative act, by whom
 
-The log's own entries (opened, recovered, closed) stand among the administrative acts.
+The log's own entries (opened, continued, recovered, closed) stand among the administrative acts.
 """
 
 import json
@@ -18,11 +18,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from robustbench_jax.serving.chain import CLOSED, OPENED, RECOVERED, SIGNATURE, Entry, Verdict, entries, verify
+from robustbench_jax.serving.chain import (
+    CLOSED,
+    CONTINUED,
+    OPENED,
+    RECOVERED,
+    SIGNATURE,
+    Entry,
+    Verdict,
+    entries,
+    verify,
+)
 from robustbench_jax.types import UserError
 
 REQUEST, VERDICT, ALERT, ADMIN = "request", "verdict", "alert", "admin"
-ACTS = (ADMIN, OPENED, RECOVERED, CLOSED)
+ACTS = (ADMIN, OPENED, CONTINUED, RECOVERED, CLOSED)
 SHOWN = 50  # lines of evidence on a page; JSON has all
 NOBODY = "(no account)"
 
@@ -162,7 +172,7 @@ def _count(entry: Entry) -> int:
 def _state(verdict: Verdict) -> list[str]:
     if verdict:
         return [f"The log verifies: {verdict.entries:,} entries; {verdict.covered()}.", ""]
-    said = [f"- {problem}" for problem in verdict.problems[:SHOWN]]
+    said = [f"- {_code(Path(it.file).name)}, line {it.line}: {it.what}" for it in verdict.problems[:SHOWN]]
     more = len(verdict.problems) - SHOWN
     return ["**The log does not verify**; what follows may be wrong or incomplete:", "", *said, *_more(more), ""]
 

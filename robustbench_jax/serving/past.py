@@ -17,6 +17,7 @@ import numpy as np
 from robustbench_jax.serving.chain import Entry, entries
 from robustbench_jax.serving.incident import ADMIN, REQUEST
 from robustbench_jax.serving.redaction import restored
+from robustbench_jax.serving.segments import segments
 from robustbench_jax.serving.standing import Standing
 from robustbench_jax.traffic import Request
 
@@ -34,7 +35,7 @@ class Past:
 def past(path: str | Path, see: Callable[[Request], Any] | None = None) -> Past:
     """What a log says, and nothing where there is none. see: is shown every image that was kept, in order."""
     found = Past()
-    for entry in entries(path) if Path(path).exists() else ():
+    for entry in entries(path) if segments(path) else ():
         if entry.kind == REQUEST and isinstance(entry.get("images"), int):
             if see:
                 _shown(entry, found.images, see)

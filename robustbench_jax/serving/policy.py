@@ -54,7 +54,8 @@ class Batching(Table):
 
 class Log(Table):
     """path: of the audit log. inputs: "none", "digest" or "full"; signing_key: a private key of manifest --new-key;
-    durable: whether an answer waits until its entries are on the disk.
+    durable: whether an answer waits until its entries are on the disk. rotate_bytes: from which size on it goes on in
+    another file; rotate_daily: whether with each day (UTC).
     """
 
     path: str
@@ -62,6 +63,8 @@ class Log(Table):
     signing_key: str | None = None
     sign_every: Count = 100
     durable: bool = True
+    rotate_bytes: Count | None = None
+    rotate_daily: bool = False
 
 
 class Metrics(Table):

@@ -64,7 +64,8 @@ class Service:
         log, batching = policy.log, policy.batching
         self._digest_key = digest_key() if log.inputs == "digest" else b""
         before = past(log.path, watch.see if watch else None)
-        self.log = AuditLog(log.path, signing_key=log.signing_key, sign_every=log.sign_every, durable=log.durable)
+        options = ("signing_key", "sign_every", "durable", "rotate_bytes", "rotate_daily")
+        self.log = AuditLog(log.path, **{name: getattr(log, name) for name in options})
         self.limits, self.standing = Limits(before.spent), before.standing
         self._ids, self._number = itertools.count(before.requests), before.images
         self._latest, self._secret = time.time(), os.urandom(32)

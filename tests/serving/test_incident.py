@@ -92,7 +92,10 @@ def test_a_damaged_log_is_reported_as_such_and_read_all_the_same(log, capsys):
     log.write_bytes(log.read_bytes().replace(b'"images":4', b'"images":5', 1))
     found = report(log)
     assert found.accounts["alice"].requests == 8 and not found.verdict
-    assert "**The log does not verify**" in found.markdown() and "- line 2: it was changed" in found.markdown()
+    assert (
+        "**The log does not verify**" in found.markdown()
+        and "- `audit.jsonl`, line 2: it was changed" in found.markdown()
+    )
     assert main(["log", "report", str(log)]) == 1
 
 
