@@ -22,7 +22,7 @@ def verify_files(
     """(the verdict, its counterexample float32[D] in the order of the file's inputs X_0, X_1, ...).
 
     model: a call string onnx("m.onnx"); the specification is about that file's own input. Raises UserError for any
-    other model, and for files that cannot be read or do not fit.
+    other model, for files that cannot be read or do not fit, and for networks in double precision.
     """
     if parse(model).name != "onnx":
         raise UserError(f"--vnnlib: model = '{model}' must be an ONNX file, onnx(\"m.onnx\")")
@@ -30,7 +30,11 @@ def verify_files(
     if made.mean is not None or made.std is not None:
         raise UserError("--vnnlib: the specification is about the file's own input; leave out mean and std")
     read = vnnlib.read(specification)
-    classifier, _ = made.load()
+    classifier, about = made.load()
+    if about["input"] == "double":
+        raise UserError(
+            f"{made.path} computes in float64, and all is float32 here: the verdict would be about another network"
+        )
     pixels = classifier.net.pixels
     order = places(pixels)
     if len(order) != read.inputs:

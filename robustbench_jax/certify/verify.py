@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustbench_jax.certify import bounding, counterexamples
+from robustbench_jax.certify import bounding, counterexamples, halving
 from robustbench_jax.certify.bounded import CLOSE
+from robustbench_jax.certify.halving import Halving
 from robustbench_jax.certify.reduction import Reduction
 from robustbench_jax.certify.search import LARGEST, Problems, Search
 from robustbench_jax.certify.vnnlib import Case, Specification
@@ -89,6 +90,9 @@ class _Task:
         for number, case in enumerate(self.cases):
             alike.setdefault((case.low.tobytes(), case.high.tobytes()), []).append(number)
         boxes, width = list(alike.values()), self.runtime.batch
+        if boxes and halving.suits(form := bounding.structure(self.model, self.shape)):
+            with jax.default_matmul_precision("highest"):
+                return self.halve(form)
         for at in range(0, len(boxes), width):
             if time.perf_counter() >= self.deadline:
                 return None
@@ -177,7 +181,18 @@ class _Task:
             searches = [(numbers, search) for numbers, search in searches if search.open]
         return None
 
-    def learnt(self, numbers: np.ndarray, search: Search) -> np.ndarray | None:
+    def halve(self, form: bounding.Structure) -> np.ndarray | None:
+        """Halves the boxes of all cases for as long as time is left."""
+        low, high = (np.stack(side) for side in zip(*map(counterexamples.outwards, self.cases), strict=True))
+        middle = (low / 2 + high / 2).reshape(-1, *self.shape)
+        numbers = np.arange(len(self.cases))
+        slack = self.slack([[number] for number in numbers], middle)
+        search = Halving(self.model, form, low, high, *counterexamples.halfspaces(self.cases), slack)
+        while search.open and time.perf_counter() < self.deadline:
+            search.split()
+        return self.learnt(numbers, search)
+
+    def learnt(self, numbers: np.ndarray, search: Search | Halving) -> np.ndarray | None:
         """Notes what a search of these cases has proved; its counterexample, if it is one."""
         proved = search.proved
         self.lower[numbers] = np.maximum(self.lower[numbers], search.lower)

@@ -76,6 +76,7 @@ def read(path: str, output: str | None = None) -> Graph:
         told = ", ".join(f"'{i.name}'" for i in inputs) or "none"
         raise UserError(f"{path}: a classifier of images has one input; '{wanted}' depends on {len(inputs)}: {told}")
     reader = Tensors(path)
+    producer = f"{model.producer_name} {model.producer_version}".strip()
     return Graph(
         path,
         tuple(_node(n, opset, reader) for n in nodes),
@@ -83,7 +84,7 @@ def read(path: str, output: str | None = None) -> Graph:
         inputs[0].name,
         _sizes(inputs[0], path),
         wanted,
-        {"producer": f"{model.producer_name} {model.producer_version}".strip(), "opset": opset},
+        {"producer": producer, "opset": opset, "input": _kind(inputs[0])},
     )
 
 
@@ -183,13 +184,16 @@ def _inlined(model: Any, path: str) -> Any:
         raise UserError(f"{path}: its functions cannot be inlined: {str(error).splitlines()[0]}") from None
 
 
+def _kind(value: Any) -> str:
+    """What an input takes, e.g. "float", "double"."""
+    kinds = {number: name for name, number in package().TensorProto.DataType.items()}
+    return kinds.get(value.type.tensor_type.elem_type, "nothing known").lower()
+
+
 def _sizes(value: Any, path: str) -> tuple[int | None, ...]:
-    onnx = package()
-    tensor = value.type.tensor_type
-    kinds = {number: name for name, number in onnx.TensorProto.DataType.items()}
-    kind = kinds.get(tensor.elem_type, "nothing known")
-    if kind not in ("FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"):
-        raise UserError(f"{path}: input '{value.name}' takes {kind.lower()}; attacks need a floating-point input")
+    tensor, kind = value.type.tensor_type, _kind(value)
+    if kind not in ("float", "float16", "double", "bfloat16"):
+        raise UserError(f"{path}: input '{value.name}' takes {kind}; attacks need a floating-point input")
     if not tensor.HasField("shape"):
         raise UserError(f"{path}: input '{value.name}' has no shape; export the model with one")
     return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from robustbench_jax.bench.verify import verify_files
-from robustbench_jax.certify import bounding, counterexamples, vnnlib
+from robustbench_jax.certify import bounding, counterexamples, halving, vnnlib
 from robustbench_jax.certify.verify import verify
 from robustbench_jax.cli import main
 from robustbench_jax.ops.bounds.regions import boxed
@@ -204,8 +204,13 @@ def test_all_of_a_conjunction_must_hold_at_one_point(threshold, status):
 
 
 @pytest.mark.slow
-def test_what_linear_bounds_leave_open_is_split():
-    """Y_0 = relu(x) - relu(-x) - x is 0 everywhere; on [-1, 1] no lines show it to be below 0.5."""
+@pytest.mark.parametrize("inputs", [0, 2])
+def test_what_linear_bounds_leave_open_is_split(monkeypatch, inputs):
+    """Y_0 = relu(x) - relu(-x) - x is 0 everywhere; on [-1, 1] no lines show it to be below 0.5.
+
+    inputs: up to so many are halved; of more than that, neurons are split.
+    """
+    monkeypatch.setattr(halving, "FEW", inputs)
     model = two_inputs([[1, 0], [0, 0], [-1, 0], [0, 0]], [[-1, 0], [0, 0]])
     regions = jax.vmap(boxed)(*(jnp.full((1, 1, 2, 1), v) for v in (-1.0, 1.0)))
     known = bounding.first_layers(model, regions)
@@ -253,6 +258,17 @@ def test_inputs_are_in_the_order_of_the_file(onnx_file, tmp_path):
     assert found.status == "sat"
     assert (x >= low).all() and (x <= high).all()
     np.testing.assert_array_equal(found.logits, x[[1, 3]])
+
+
+def test_a_network_in_double_precision_is_refused(onnx_file, tmp_path):
+    """In float32 it is another network, whose counterexamples need not be its own."""
+    onnx = pytest.importorskip("onnx")
+    model, path = onnx.load(onnx_file), tmp_path / "s.vnnlib"
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    onnx.save(model, tmp_path / "wide.onnx")
+    path.write_text(declared(6, 2) + box([0.0] * 6, [0.1] * 6) + "(assert (>= Y_0 0.11))")
+    with pytest.raises(UserError, match="computes in float64"):
+        verify_files(path, f'onnx("{tmp_path / "wide.onnx"}")', 30)
 
 
 def test_the_verb_prints_the_verdict(onnx_file, tmp_path, capsys):
