@@ -29,7 +29,7 @@ DESCENT = 50  # steps of an attack on each margin that CROWN leaves open
 TOGETHER = 64  # margins that are attacked in one call
 
 
-@register("certifier", "branch_and_bound", paper="wang2021", budgets=BALLS)
+@register("certifier", "branch_and_bound", paper="wang2021beta", budgets=BALLS)
 @record
 class BranchAndBound(BoundCertifier):
     """timeout: seconds of search for each image; domains: at most so many for each class of an image; steps: of ascent

@@ -13,7 +13,7 @@ from robustbench_jax.registry import register
 from robustbench_jax.types import record
 
 
-@register("certifier", "crown", paper="zhang2018", budgets=BALLS)
+@register("certifier", "crown", paper="zhang2018crown", budgets=BALLS)
 @record
 class Crown(BoundCertifier):
     """One backward pass for each entry of a layer whose sign intervals leave open; never below `ibp`."""

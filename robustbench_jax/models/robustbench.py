@@ -25,7 +25,7 @@ PAGE = "https://drive.google.com/file/d/{}/view"
 SECONDS = 30  # without an answer
 
 
-@register("pretrained", "robustbench", paper="croce2021")
+@register("pretrained", "robustbench", paper="croce2021robustbench")
 @record
 class RobustBench:
     """name: as RobustBench writes it. dataset: cifar10 or cifar100. threat: linf or l2."""

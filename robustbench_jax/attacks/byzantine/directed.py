@@ -18,7 +18,7 @@ from robustbench_jax.registry import register
 from robustbench_jax.types import record, require_positive, static
 
 
-@register("attack", "ipm", threat="byzantine", access="gradients", paper="xie2019")
+@register("attack", "ipm", threat="byzantine", access="gradients", paper="xie2019ipm")
 @record
 class IPM(ByzantineAttack):
     """tau: of minus the honest mean; 0 for the size, out of `sizes` up to 10, that moves the aggregate farthest."""

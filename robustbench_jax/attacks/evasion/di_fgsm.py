@@ -17,7 +17,7 @@ from robustbench_jax.registry import register
 from robustbench_jax.types import Problem, UserError, record
 
 
-@register("attack", "di_fgsm", threat="evasion", access="gradients", paper="xie2019")
+@register("attack", "di_fgsm", threat="evasion", access="gradients", paper="xie2019diversity")
 @record
 class DIFGSM(Momentum):
     """chance: share of the steps whose image is moved. smallest: the least side, as a share of the image's.

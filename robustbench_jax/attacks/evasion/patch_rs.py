@@ -25,7 +25,7 @@ class State(BaseState):
     loss: jax.Array  # at x_adv, the best so far
 
 
-@register("attack", "patch_rs", threat="evasion", access="scores", paper="croce2022", budgets=("patch",))
+@register("attack", "patch_rs", threat="evasion", access="scores", paper="croce2022sparse", budgets=("patch",))
 @record
 class PatchRS(EvasionAttack):
     """queries: forward evaluations of one run. share: of the patch that the first squares cover. restarts: runs."""

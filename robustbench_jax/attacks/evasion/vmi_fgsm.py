@@ -21,7 +21,7 @@ class State(MomentumState):
     variance: jax.Array  # [Z], the neighbours' mean gradient less that of the point before
 
 
-@register("attack", "vmi_fgsm", threat="evasion", access="gradients", paper="wang2021", budgets=("linf", "l2"))
+@register("attack", "vmi_fgsm", threat="evasion", access="gradients", paper="wang2021enhancing", budgets=("linf", "l2"))
 @record
 class VMIFGSM(Momentum):
     """samples: neighbours in each step, each an evaluation. reach: how far they lie, as a multiple of the radius."""

@@ -25,7 +25,7 @@ ADAM = optax.scale_by_adam()
     "gmi",
     threat="model_inversion",
     access="gradients",
-    paper="zhang2020",
+    paper="zhang2020gmi",
     parts={"public": "dataset", "recipe": "recipe"},
 )
 @record

@@ -24,7 +24,7 @@ from robustbench_jax.types import require_positive
 SMALLEST = 1e-6  # distance; the score is at most its reciprocal
 
 
-@register("monitor", "stateful_distance", paper="chen2019", given=("encode",))
+@register("monitor", "stateful_distance", paper="chen2020stateful", given=("encode",))
 @dataclass(frozen=True)
 class StatefulDistance(Monitor):
     """encoder: "pixels" or "features". capacity: queries that are remembered, for `memory` seconds at most."""

@@ -65,7 +65,7 @@ class TrimmedMean(Aggregation):
         return jnp.mean(jnp.sort(vectors, axis=0)[f : n - f], axis=0)
 
 
-@register("aggregation", "meamed", paper="xie2018")
+@register("aggregation", "meamed", paper="xie2018byzantine")
 @record
 class MeaMed(Aggregation):
     """The mean of the n - f values of each coordinate that are nearest to its median."""
