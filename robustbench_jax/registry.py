@@ -278,7 +278,7 @@ def _value(found: Entry, key: str, value: Any) -> Any:
     """Checks one argument against its annotation: a float takes an int, an int takes no float."""
     wrong = f"{found.kind} '{found.name}': {key} = {value!r}"
     if key in found.parts:
-        if value is None or isinstance(value, _Part):
+        if isinstance(value, _Part) or (value is None and found.parameters[key].default is None):
             return value
         if isinstance(value, tuple):
             return tuple(_value(found, key, v) for v in value)

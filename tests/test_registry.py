@@ -246,6 +246,8 @@ def test_an_argument_of_another_type_is_refused_with_name_and_value(toy, argumen
         ("targeted(pdg)", "no attack 'pdg'; did you mean 'pgd'"),
         ("targeted(pgd(step=4))", "attack 'pgd' has no argument 'step'"),
         ("cascade([fgsm, pdg])", "no attack 'pdg'; did you mean 'pgd'"),
+        ("targeted(None)", "^attack 'targeted': attack = None must name an attack$"),
+        ("cascade([fgsm, None])", "^attack 'cascade': attacks = None must name an attack$"),
         ("cascade([fgsm, 3])", "^attack 'cascade': attacks = 3 must name an attack$"),
         ("adversarial_training", "no attack 'adversarial_training'"),
     ],
