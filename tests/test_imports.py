@@ -10,7 +10,7 @@ import robustbench_jax
 ROOT = Path(robustbench_jax.__file__).parent
 LAYERS = [
     ("types",),
-    ("registry", "keys", "definitions", "whole_files", "signing", "sealing"),
+    ("registry", "keys", "definitions", "references", "whole_files", "signing", "sealing"),
     ("toml_tables",),
     ("ops",),
     ("data", "models", "metrics", "poisons"),

@@ -6,7 +6,6 @@ cut short, or was measured on other data or weights. Stopping loses at most the 
 
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from robustbench_jax.bench import panels, records
 from robustbench_jax.bench.cells import Cell, trains
+from robustbench_jax.bench.citations import papers
 from robustbench_jax.bench.clock import Clock, per_image
 from robustbench_jax.bench.provenance import provenance
 from robustbench_jax.bench.records import Record, Timing
@@ -24,7 +24,7 @@ from robustbench_jax.data import load_dataset
 from robustbench_jax.models.files import digest
 from robustbench_jax.models.over_http import told
 from robustbench_jax.ops.runtime import Runtime, make_room
-from robustbench_jax.registry import build, entry, parse
+from robustbench_jax.registry import build, entry
 from robustbench_jax.threats.lab import Lab
 from robustbench_jax.types import Classifier, Dataset, Outcome, UserError
 from robustbench_jax.whole_files import write_whole
@@ -186,37 +186,6 @@ def keep(out: str | Path, record: Record, outcome: Outcome) -> None:
     own = outcome.artefacts or trains(record.cell.threat)
     records.write_arrays(out, record.id, outcome.artefacts if own else _broken(outcome))
     records.write(out, record)
-
-
-def papers(cell: Cell) -> list[str]:
-    """BibTeX keys of everything that the cell used."""
-    found: dict[str, None] = {}
-    for kind, text in (
-        ("attack", cell.attack),
-        ("certifier", cell.certifier),
-        ("budget", cell.budget),
-        ("dataset", cell.dataset),
-        ("training", cell.defence),
-        ("model_defence", cell.model_defence),
-        ("data_defence", cell.data_defence),
-        ("inspection", cell.inspection),
-        ("monitor", cell.monitor),
-    ):
-        with suppress(UserError):  # a dataset given from Python has a name that no registry knows
-            used = [entry(of, name).paper for name, of in _parts(kind, text)] if text else []
-            found |= dict.fromkeys(filter(None, used))
-    return list(found)
-
-
-def _parts(kind: str, text: Any) -> list[tuple[str, str]]:
-    """(name, kind) of a call and of the calls inside it."""
-    call = parse(text)
-    inner = []
-    for key, value in call.kwargs:
-        of = entry(kind, call.name).parts.get(key)
-        for part in (value if isinstance(value, tuple) else (value,)) if of and value is not None else ():
-            inner += _parts(of, part)
-    return [(call.name, kind), *inner]
 
 
 def _still_true(record: Record, model: Classifier | None, data: Dataset, lab: Lab | None = None) -> bool:

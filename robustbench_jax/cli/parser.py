@@ -12,7 +12,7 @@ from robustbench_jax.cli.log import log_report, log_verify
 from robustbench_jax.cli.manifest import manifest
 from robustbench_jax.cli.monitor import monitor
 from robustbench_jax.cli.poison import poison, privacy, watermark
-from robustbench_jax.cli.reports import CATALOGUE, catalogue, compare, leaderboard
+from robustbench_jax.cli.reports import CATALOGUE, catalogue, cite, compare, leaderboard
 from robustbench_jax.cli.seal import seal, sign
 from robustbench_jax.cli.serve import serve
 from robustbench_jax.cli.steal import steal
@@ -85,6 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_verb(key, "rotate", keys.rotate, _keys, "Give an account a new key; the old one counts no more.")
     verb("leaderboard", leaderboard, _leaderboard, "Write the leaderboard of a results directory.")
     verb("compare", compare, _compare, "Compare two models of a results directory, image by image.")
+    verb("cite", cite, _cite, "Print the BibTeX entries of everything that results used, or that call strings name.")
     verb("list", catalogue, _list, "List what there is, with arguments and defaults.")
     return parser
 
@@ -278,6 +279,13 @@ def _compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("b", metavar="B", help="another one")
     parser.add_argument("results", metavar="RESULTS_DIR")
     parser.add_argument("--json", action="store_true", help="print the comparisons as JSON")
+
+
+def _cite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "things", nargs="+", metavar="RESULTS_DIR|CALL", help="e.g. runs/quickstart, pgd(steps=40), trades"
+    )
+    parser.add_argument("--keys", action="store_true", help="print their keys alone")
 
 
 def _list(parser: argparse.ArgumentParser) -> None:

@@ -1,11 +1,11 @@
-"""leaderboard, compare, list: what is computed from records, and what there is."""
+"""leaderboard, compare, cite, list: what is computed from records, and what there is."""
 
 import argparse
 import json
 from pathlib import Path
 
+from robustbench_jax.bench import citations, console, records, report
 from robustbench_jax.bench import compare as comparing
-from robustbench_jax.bench import console, records, report
 from robustbench_jax.types import UserError
 
 CATALOGUE = {
@@ -50,6 +50,14 @@ def compare(options: argparse.Namespace) -> int:
         print(json.dumps({"compared": list(map(vars, compared)), "over_seeds": list(map(vars, over))}))
     else:
         console.page(comparing.sheet(compared, over, options.a, options.b))
+    return 0
+
+
+def cite(options: argparse.Namespace) -> int:
+    found = citations.cite(options.things)
+    for line in found.doubts:
+        console.say(line)
+    print("\n".join(found.keys) if options.keys else found.bibtex(), end="\n" if options.keys else "")
     return 0
 
 

@@ -161,6 +161,7 @@ class SVHN(Prepared):
 class ImageNet(Prepared):
     """1,281,167 training and 50,000 validation images (split "test") of 1,000 classes (Russakovsky et al.).
 
+    Reference: Russakovsky et al., IJCV, 2015, arXiv:1409.0575.
     resize: the shorter side before the centre crop; size: the side of the crop. Only `limit` images are read.
     """
 

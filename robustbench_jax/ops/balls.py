@@ -57,7 +57,7 @@ class Ball:
 @register("budget", "linf", paper="goodfellow2015")
 @record
 class Linf(Ball):
-    """max |x_adv - x| <= eps."""
+    """max |x_adv - x| <= eps (Goodfellow et al., ICLR 2015, arXiv:1412.6572)."""
 
     eps: float
     p = math.inf
@@ -83,7 +83,7 @@ class Linf(Ball):
 @register("budget", "l2", paper="szegedy2014")
 @record
 class L2(Ball):
-    """sqrt(sum (x_adv - x)^2) <= eps."""
+    """sqrt(sum (x_adv - x)^2) <= eps (Szegedy et al., ICLR 2014, arXiv:1312.6199)."""
 
     eps: float
     p = 2
@@ -149,7 +149,10 @@ class L1(Ball):
 @register("budget", "l0", paper="croce2019")
 @record
 class L0(Ball):
-    """At most eps entries (features, not pixels) of x_adv differ from x; eps is rounded down."""
+    """At most eps entries (features, not pixels) of x_adv differ from x; eps is rounded down.
+
+    Reference: Croce & Hein, ICCV 2019, arXiv:1909.05040.
+    """
 
     eps: float
     p = 0

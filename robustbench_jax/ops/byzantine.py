@@ -1,4 +1,7 @@
-"""The budget of Byzantine clients: byzantine(f), how many of them lie."""
+"""The budget of Byzantine clients: byzantine(f), how many of them lie.
+
+Reference: Lamport, Shostak & Pease, ACM Transactions on Programming Languages and Systems 4(3), 1982.
+"""
 
 from robustbench_jax.registry import register
 from robustbench_jax.types import UserError, record, static

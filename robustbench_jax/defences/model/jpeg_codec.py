@@ -1,6 +1,7 @@
 """jpeg_codec(quality): what Pillow's JPEG writes and reads, on the host: a preprocessing that cannot be looked into.
 
-Reference: as for jpeg, whose codec stands in for it where BPDA wants a gradient; it has none of its own.
+Reference: Guo et al., ICLR 2018, arXiv:1711.00117, as for jpeg, whose codec stands in for it where BPDA wants
+a gradient; it has none of its own.
 Shapes: H height, W width, C channels; any leading dimensions on the host.
 """
 
