@@ -1,10 +1,13 @@
 """Gradients example by example, clipped and summed: what differentially private training adds up.
 
-Two ways that give the same sums. "vmap" makes every gradient, for any architecture whose examples do not see each
-other. "ghost" (Goodfellow, 2015, arXiv:1510.01799; Li et al., ICLR 2022, arXiv:2110.05679) makes none: of a dense layer
-the squared norm of an example's gradient is |input|^2 |slope|^2 + |slope|^2, where the slope is the gradient by its
-bias; a second backward pass with weighted losses sums the clipped gradients. That is for networks of dense layers.
-Shapes: B batch, D input shape, U units.
+Two ways that give the same sums. "vmap" makes every gradient, weight by weight. "ghost" (Goodfellow, 2015,
+arXiv:1510.01799; Li et al., ICLR 2022, arXiv:2110.05679) makes none where it can: one backward pass gives what each
+convolution and matrix product meets, and its slopes. The squared norm of an example's gradient is then
+sum_st (x_s . x_t) (g_s . g_t) over the places s, t of the kernel, or that of the gradient itself where this costs less
+(Bu et al., NeurIPS 2022, arXiv:2205.10683), and the clipped sum is one product with slopes that are scaled, without a
+second pass (Bu et al., ICML 2023, arXiv:2210.00038). Weights that are neither (biases, scales of norms) and those in
+loops or used twice have their gradients made one by one.
+Shapes: B batch, K copies, D input shape, C classes; T places, a numbers in, b out (weight_uses.py).
 """
 
 from typing import Any
@@ -15,10 +18,12 @@ import optax
 from flax import nnx
 
 from robustbench_jax.models.net import Net, Params
+from robustbench_jax.models.weight_uses import Product, products, run
 from robustbench_jax.types import UserError
 
 METHODS = ("auto", "ghost", "vmap")
 TINY = 1e-12
+WORTH = 32  # operations that one entry of a gradient, written and read again, is worth
 
 
 def require_separate(owner: str, net: Net, params: Params) -> None:
@@ -30,19 +35,6 @@ def require_separate(owner: str, net: Net, params: Params) -> None:
         )
 
 
-def layers(net: Net, params: Params) -> tuple[str, ...] | None:
-    """Names of the dense layers in the order of their calls, where there are no others; None else."""
-    weights = net.trainable(params)
-    names = sorted({name.rpartition("/")[0] for name in weights if name != "head"}, key=_order)
-    expected = {f"{name}/{part}" for name in names for part in ("kernel", "bias")}
-    dense = set(weights) == expected and all(weights[f"{name}/kernel"].ndim == 2 for name in names)
-    return tuple(names) if dense and all(n == "head" or n.startswith("hidden/") for n in names) else None
-
-
-def _order(name: str) -> tuple[int, int]:
-    return (1, 0) if name == "head" else (0, int(name.rpartition("/")[2]) if name.rpartition("/")[2].isdigit() else 0)
-
-
 def losses(net: Net, params: Params, weights: Params, x: jax.Array, y: jax.Array) -> jax.Array:
     """The cross-entropy [B] of images x [B, D]."""
     logits = net(params | weights, x)
@@ -51,33 +43,56 @@ def losses(net: Net, params: Params, weights: Params, x: jax.Array, y: jax.Array
 
 def clipped_sum(
     net: Net, params: Params, x: jax.Array, y: jax.Array, counted: jax.Array, norm: Any, method: str
-) -> tuple[Params, jax.Array]:
-    """(sum over the batch of gradients clipped to `norm`, norms [B] before clipping).
+) -> tuple[Params, jax.Array, jax.Array]:
+    """(sum over the batch of gradients clipped to `norm`, norms [B] before clipping, logits [B, C] of the first copy).
 
     x [B, K, D]: K augmented copies of each example, whose gradients are averaged before clipping; counted bool [B]:
-    examples that are not padding. An example whose gradient is not finite counts as zero.
+    examples that are not padding; method: one of METHODS. An example whose gradient is not finite counts as zero.
     """
     weights = net.trainable(params)
-    if method == "ghost":
-        sizes = _norms(net, params, weights, x[:, 0], y)
-        factors = _factors(sizes, counted, norm)
-        seen = jnp.where((factors > 0).reshape(-1, *[1] * (x.ndim - 2)), x[:, 0], 0.0)  # 0 times NaN is NaN
-        return jax.grad(lambda w: jnp.sum(factors * losses(net, params, w, seen, y)))(weights), sizes
+    known = {} if method == "vmap" else products(net, params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
+    taps = {name: jnp.zeros(product.slope, x.dtype) for name, product in known.items()}
+    others = {name: value for name, value in weights.items() if name not in known}
 
     def one(copies, label):
-        every = jnp.full(len(copies), label)
-        return jax.grad(lambda w: jnp.mean(losses(net, params, w, copies, every)))(weights)
+        def loss(others, taps):
+            logits, seen = run(net, params | others, copies, taps)
+            every = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.full(len(copies), label))
+            return jnp.mean(every), (seen, logits[0])
 
-    each = jax.vmap(one)(x, y)
-    sizes = jnp.sqrt(sum(jnp.sum(v.reshape(len(y), -1) ** 2, -1) for v in each.values()))
+        return jax.grad(loss, (0, 1), has_aux=True)(others, taps)
+
+    (each, slopes), (seen, logits) = jax.vmap(one)(x, y)
+    made = {name: jax.vmap(p.gradient)(seen[name], slopes[name]) for name, p in known.items() if not _in_pairs(p)}
+    paired = {name: product for name, product in known.items() if name not in made}
+    squared = sum(_squares(value) for value in (each | made).values())
+    squared += sum(_pairs(product, seen[name], slopes[name]) for name, product in paired.items())
+    sizes = jnp.sqrt(squared)
     factors = _factors(sizes, counted, norm)
-    return {
-        k: jnp.einsum("b,b...->...", factors, jnp.where(_finite(v, factors), v, 0.0)) for k, v in each.items()
-    }, sizes
+    summed = {name: jnp.einsum("n,n...->...", factors, _kept(value, factors)) for name, value in (each | made).items()}
+    for name, product in paired.items():
+        scaled = _kept(slopes[name], factors) * _beside(factors, slopes[name])
+        summed[name] = product.total(_kept(seen[name], factors), scaled)
+    return summed, sizes, logits
 
 
-def _finite(value: jax.Array, factors: jax.Array) -> jax.Array:
-    return (factors > 0).reshape(-1, *[1] * (value.ndim - 1))
+def _in_pairs(product: Product) -> bool:
+    """Whether norms are made place by place, and no gradient is."""
+    places, ins, outs = product.sizes
+    return places == 1 or places**2 * (ins + outs) < WORTH * ins * outs
+
+
+def _pairs(product: Product, seen: jax.Array, slopes: jax.Array) -> jax.Array:
+    """Squared norms [B] of gradients that are not made."""
+    x, g = jax.vmap(product.rows)(seen, slopes)
+    if product.sizes[0] == 1:
+        return _squares(x) * _squares(g)
+    products = jnp.einsum("nsa,nta->nst", x, x) * jnp.einsum("nsb,ntb->nst", g, g)
+    return jnp.maximum(jnp.sum(products, (1, 2)), 0.0)
+
+
+def _squares(value: jax.Array) -> jax.Array:
+    return jnp.sum(value.reshape(len(value), -1) ** 2, -1)
 
 
 def _factors(sizes: jax.Array, counted: jax.Array, norm: Any) -> jax.Array:
@@ -85,18 +100,10 @@ def _factors(sizes: jax.Array, counted: jax.Array, norm: Any) -> jax.Array:
     return jnp.where(counted & jnp.isfinite(sizes), jnp.minimum(1.0, norm / jnp.maximum(sizes, TINY)), 0.0)
 
 
-def _norms(net: Net, params: Params, weights: Params, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Norms [B] of the examples' gradients in networks of dense layers, without the gradients."""
-    names = layers(net, params)
-    biases = {f"{name}/bias": weights[f"{name}/bias"] for name in names}
+def _kept(value: jax.Array, factors: jax.Array) -> jax.Array:
+    """Zero where the factor is: 0 times NaN is NaN."""
+    return jnp.where(_beside(factors, value) > 0, value, 0.0)
 
-    def slopes(x, y):
-        return jax.grad(lambda b: losses(net, params, weights | b, x[None], y[None])[0])(biases)
 
-    found = jax.vmap(slopes)(x, y)
-    inputs = jax.vmap(lambda image: net.layer_inputs(params, image))(x)
-    squared = 0.0
-    for name, seen in zip(names, inputs, strict=True):
-        slope = jnp.sum(found[f"{name}/bias"] ** 2, -1)
-        squared += slope * (jnp.sum(seen.reshape(len(seen), -1) ** 2, -1) + 1)
-    return jnp.sqrt(squared)
+def _beside(factors: jax.Array, value: jax.Array) -> jax.Array:
+    return factors.reshape(-1, *[1] * (value.ndim - 1))

@@ -102,6 +102,12 @@ def avg_pool(x: jax.Array, window: int, stride: int | None = None, padding: str 
     return total / window**2
 
 
+def columns(x: jax.Array, window: Pair, *, strides: Pair, pads: Pads) -> jax.Array:
+    """What a kernel [h, w, I, O] meets of images x [N, H, W, I] at each place: [N, H', W', h w I]."""
+    seen = jnp.stack([part for _, part in _seen(x, window, strides, pads)], axis=-2)
+    return seen.reshape(*seen.shape[:3], -1)
+
+
 def _tiles(x: jax.Array, window: int) -> jax.Array:
     """[..., H / window, window, W / window, window, C]; rows and columns that fill no window are left out."""
     high, wide = x.shape[-3] // window, x.shape[-2] // window

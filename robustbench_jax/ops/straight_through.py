@@ -10,12 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import Literal
 
+from robustbench_jax.ops.programs import called, outputs, reader
 from robustbench_jax.types import record
 
 ROUNDING = ("round", "floor", "ceil", "sign")
-CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 
 
 @record
@@ -81,14 +81,11 @@ def through(hard: jax.Array, soft: jax.Array) -> jax.Array:
 def _evaluate(jaxpr: Any, consts: list, *arguments: jax.Array) -> list:
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
     floats: dict = {}  # what whole numbers were before they were made whole, straight through
-
-    def read(atom):
-        return atom.val if isinstance(atom, Literal) else values[atom]
-
+    read = reader(values)
     for eqn in jaxpr.eqns:
         inputs = [read(atom) for atom in eqn.invars]
-        outputs = _special(eqn, inputs, floats) or _plain(eqn, inputs)
-        values.update(zip(eqn.outvars, outputs, strict=True))
+        found = _special(eqn, inputs, floats) or outputs(eqn, inputs)
+        values.update(zip(eqn.outvars, found, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
@@ -97,10 +94,10 @@ def _special(eqn: Any, inputs: list, floats: dict) -> list | None:
     name = eqn.primitive.name
     if name in ROUNDING and jnp.issubdtype(inputs[0].dtype, jnp.floating):
         soft = jnp.clip(inputs[0], -1, 1) if name == "sign" else inputs[0]
-        return [through(_plain(eqn, inputs)[0], soft)]
+        return [through(outputs(eqn, inputs)[0], soft)]
     if name == "convert_element_type":
         return _converted(eqn, inputs[0], floats)
-    inner = _inner(eqn)
+    inner = called(eqn)
     return _evaluate(inner.jaxpr, inner.consts, *inputs) if inner is not None and _rounds(inner.jaxpr) else None
 
 
@@ -108,27 +105,12 @@ def _converted(eqn: Any, value: jax.Array, floats: dict) -> list | None:
     new = eqn.params["new_dtype"]
     source = eqn.invars[0]
     if jnp.issubdtype(new, jnp.integer) and jnp.issubdtype(value.dtype, jnp.floating):
-        whole = _plain(eqn, [value])[0]
+        whole = outputs(eqn, [value])[0]
         floats[eqn.outvars[0]] = through(whole.astype(value.dtype), value)
         return [whole]
     if not isinstance(source, Literal) and source in floats and jnp.issubdtype(new, jnp.floating):
         return [floats[source].astype(new)]
     return None
-
-
-def _plain(eqn: Any, inputs: list) -> list:
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    functions, parameters = bound if isinstance(bound, tuple) else ((), bound)  # a pair up to JAX 0.9
-    outputs = eqn.primitive.bind(*functions, *inputs, **parameters)
-    return list(outputs) if eqn.primitive.multiple_results else [outputs]
-
-
-def _inner(eqn: Any) -> ClosedJaxpr | None:
-    """The program that an equation merely calls."""
-    if eqn.primitive.name not in CALLS:
-        return None
-    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    return inner if isinstance(inner, ClosedJaxpr) else None if inner is None else ClosedJaxpr(inner, ())
 
 
 def _rounds(jaxpr: Any) -> bool:
@@ -139,7 +121,7 @@ def _rounds(jaxpr: Any) -> bool:
         return eqn.primitive.name == "convert_element_type" and jnp.issubdtype(eqn.params["new_dtype"], jnp.integer)
 
     def within(eqn):
-        inner = _inner(eqn)
+        inner = called(eqn)
         return inner is not None and _rounds(inner.jaxpr)
 
     return any((eqn.primitive.name in ROUNDING or whole(eqn)) and from_float(eqn) or within(eqn) for eqn in jaxpr.eqns)

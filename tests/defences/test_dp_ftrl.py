@@ -78,7 +78,7 @@ def test_without_noise_it_is_descent_along_clipped_gradients():
     recipe = PLAIN.replace("batch_size=20", "batch_size=160").replace("learning_rate=1.0", "learning_rate=0.1")
     model, fresh = trained("dp_ftrl(noise=1e-9, clip=0.5)", recipe)
     x, y = jnp.asarray(DATA.x / 255.0, jnp.float32)[:, None], jnp.asarray(DATA.y)
-    summed, _ = clipped_sum(fresh.net, fresh.params, x, y, jnp.ones(160, bool), 0.5, "vmap")
+    summed, *_ = clipped_sum(fresh.net, fresh.params, x, y, jnp.ones(160, bool), 0.5, "vmap")
     for name, value in summed.items():
         np.testing.assert_allclose(model.params[name], fresh.params[name] - 0.1 * value / 160, rtol=1e-3, atol=1e-5)
 

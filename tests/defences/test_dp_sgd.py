@@ -6,19 +6,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from robustbench_jax.defences.training.dp_sgd import sampling, wide
-from robustbench_jax.models import build_model
-from robustbench_jax.models.per_example import clipped_sum, layers, losses
+from robustbench_jax.models import build_model, per_example
+from robustbench_jax.models.blocks import Conv, Dense
+from robustbench_jax.models.net import Net
+from robustbench_jax.models.per_example import clipped_sum, losses
+from robustbench_jax.models.weight_uses import products
 from robustbench_jax.ops.accounting import epsilon, noise_for
 from robustbench_jax.registry import build
 from robustbench_jax.training import fit
-from robustbench_jax.types import UserError
+from robustbench_jax.types import Classifier, UserError
 from tests import oracles
 
 KEY = jax.random.key(0)
 SHAPE = (6, 6, 1)
 DATA = oracles.noise_images(200, SHAPE, 4)
+
+
+clipped = jax.jit(clipped_sum, static_argnums=(0, 6))
 
 
 def batch(count=12):
@@ -29,35 +36,82 @@ def batch(count=12):
 def one_by_one(model, x, y, norm):
     """The clipped gradients, made one after another."""
     weights, out = model.net.trainable(model.params), None
+    slope = jax.jit(jax.grad(lambda w, x, y: losses(model.net, model.params, w, x[None], y[None])[0]))
     for image, label in zip(x, y, strict=True):
-        own = jax.grad(lambda w, i=image, t=label: losses(model.net, model.params, w, i[None], t[None])[0])(weights)
+        own = slope(weights, image, label)
         size = np.sqrt(sum(float(jnp.sum(v**2)) for v in own.values()))
         own = {k: v * min(1.0, norm / size) for k, v in own.items()}
         out = own if out is None else {k: out[k] + v for k, v in own.items()}
     return out
 
 
-@pytest.mark.parametrize("text", ["mlp([])", "mlp([16])", "mlp([16, 8])", "cnn"])
-@pytest.mark.parametrize("method", ["ghost", "vmap"])
-def test_clipped_gradients_are_those_of_one_example_after_another(text, method):
-    model = build_model(text, SHAPE if text != "cnn" else (8, 8, 1), 4, KEY)
-    x, y = batch()
-    x = x if text != "cnn" else jax.random.uniform(KEY, (12, 8, 8, 1))
-    if method == "ghost" and layers(model.net, model.params) is None:
-        pytest.skip("ghost clipping is for dense layers")
-    found, sizes = clipped_sum(model.net, model.params, x[:, None], y, jnp.ones(12, bool), 1.0, method)
-    for name, value in one_by_one(model, x, y, 1.0).items():
-        np.testing.assert_allclose(found[name], value, rtol=2e-4, atol=2e-5)
-    assert float(jnp.max(sizes)) > 1.0  # something was clipped
+class Odd(nnx.Module):
+    """A norm, a position that is no product, a kernel that is used twice, one in a loop and one of three axes."""
+
+    def __init__(self, rngs):
+        self.conv, self.head = Conv(1, 6, 3, padding=1, rngs=rngs), Dense(6, 4, last=True, rngs=rngs)
+        self.norm, self.place = nnx.GroupNorm(6, 3, rngs=rngs), nnx.Param(jnp.ones((36, 6)))
+        self.twice, self.looped = (nnx.Param(jnp.eye(6) + 0.1 * i) for i in range(2))
+        self.wide = nnx.Param(jax.random.normal(rngs.params(), (3, 6, 2)))
+
+    def __call__(self, x):
+        x = self.norm(self.conv(x))
+        x = x.reshape(*x.shape[:-3], 36, 6) * self.place[...]
+        x = jnp.tanh(x @ self.twice[...]) @ self.twice[...]
+        looped = self.looped[...]
+        x = jax.lax.fori_loop(0, 2, lambda i, x: jnp.tanh(x @ looped), x)
+        x = jnp.tanh(jnp.einsum("...ti,jik->...tkj", x, self.wide[...])).reshape(x.shape)
+        return self.head(jnp.max(x, -2))
 
 
-def test_padding_and_examples_without_a_finite_gradient_count_for_nothing():
-    model = build_model("mlp([8])", SHAPE, 4, KEY)
+def made(text, shape):
+    if text != "odd":
+        return build_model(text, shape, 4, KEY)
+    return Classifier(*Net.split(Odd(nnx.Rngs(0))))
+
+
+@pytest.mark.parametrize(
+    "text, shape",
+    [("mlp([])", SHAPE), ("mlp([16, 8])", SHAPE), ("cnn", (8, 8, 1)), ("cnn_a", (8, 8, 3)), ("odd", SHAPE)],
+)
+def test_clipped_gradients_are_those_of_one_example_after_another(text, shape):
+    model = made(text, shape)
+    x, y = jax.random.uniform(KEY, (5, *shape)), jnp.arange(5) % 4
+    expected, logits = one_by_one(model, x, y, 1.0), jax.jit(model.net)(model.params, x)
+    for method in ("ghost", "vmap"):
+        found, sizes, said = clipped(model.net, model.params, x[:, None], y, jnp.ones(5, bool), 1.0, method)
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(said, logits, rtol=1e-4, atol=1e-5)
+        assert float(jnp.max(sizes)) > 1.0  # something was clipped
+
+
+def test_products_are_what_is_multiplied_once_by_a_weight_outside_of_loops():
+    model = made("odd", SHAPE)
+    assert set(products(model.net, model.params, jnp.zeros((1, *SHAPE)))) == {"conv/kernel", "head/kernel", "wide"}
+
+
+@pytest.mark.parametrize("worth", [0, 10**9])
+def test_norms_by_pairs_of_places_and_by_gradients_are_the_same(worth, monkeypatch):
+    monkeypatch.setattr(per_example, "WORTH", worth)
+    model = made("cnn_a", (8, 8, 3))
+    x, y = jax.random.uniform(KEY, (4, 2, 8, 8, 3)), jnp.arange(4)
+    given = (model.net, model.params, x, y, jnp.ones(4, bool), 0.5)
+    found, sizes, _ = jax.jit(lambda *given: clipped_sum(model.net, *given, "ghost"))(*given[1:])
+    expected, expected_sizes, _ = clipped(*given, "vmap")
+    np.testing.assert_allclose(sizes, expected_sizes, rtol=1e-5)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["mlp([8])", "odd"])
+def test_padding_and_examples_without_a_finite_gradient_count_for_nothing(text):
+    model = made(text, SHAPE)
     x, y = batch()
     bad = x.at[3].set(jnp.nan)
     for method in ("ghost", "vmap"):
         counted = jnp.arange(12) < 6
-        found, _ = clipped_sum(model.net, model.params, bad[:, None], y, counted, 1.0, method)
+        found, *_ = clipped(model.net, model.params, bad[:, None], y, counted, 1.0, method)
         rows = np.array([0, 1, 2, 4, 5])
         expected = one_by_one(model, x[rows], y[rows], 1.0)
         for name, value in expected.items():
@@ -67,8 +121,8 @@ def test_padding_and_examples_without_a_finite_gradient_count_for_nothing():
 def test_copies_are_averaged_before_they_are_clipped():
     model = build_model("mlp([8])", SHAPE, 4, KEY)
     x, y = batch(4)
-    twice, _ = clipped_sum(model.net, model.params, jnp.stack([x, x], 1), y, jnp.ones(4, bool), 0.5, "vmap")
-    once, _ = clipped_sum(model.net, model.params, x[:, None], y, jnp.ones(4, bool), 0.5, "vmap")
+    twice, *_ = clipped(model.net, model.params, jnp.stack([x, x], 1), y, jnp.ones(4, bool), 0.5, "vmap")
+    once, *_ = clipped(model.net, model.params, x[:, None], y, jnp.ones(4, bool), 0.5, "vmap")
     for name, value in once.items():
         np.testing.assert_allclose(twice[name], value, rtol=1e-4, atol=1e-6)
 
@@ -138,7 +192,7 @@ def test_dp_adam_is_adam_on_the_noisy_clipped_gradient():
     recipe = "adamw(epochs=1, batch_size=200, learning_rate=0.01, weight_decay=0, schedule='constant')"
     model, fresh = trained("dp_sgd(noise=1e-9, clip=0.5)", recipe)
     x, y = jnp.asarray(DATA.x / 255.0, jnp.float32)[:, None], jnp.asarray(DATA.y)
-    summed, _ = clipped_sum(fresh.net, fresh.params, x, y, jnp.ones(200, bool), 0.5, "vmap")
+    summed, *_ = clipped(fresh.net, fresh.params, x, y, jnp.ones(200, bool), 0.5, "vmap")
     for name, value in summed.items():
         large = np.abs(value) > 1e-3
         moved = np.asarray(model.params[name] - fresh.params[name])
@@ -154,7 +208,7 @@ def test_augmented_copies_are_averaged_and_not_clipped_one_by_one():
     model = build_model("mlp([8])", SHAPE, 4, KEY)
     x, y = batch(4)
     both = jnp.stack([x, x[:, :, ::-1]], 1)
-    found, _ = clipped_sum(model.net, model.params, both, y, jnp.ones(4, bool), 0.5, "vmap")
+    found, *_ = clipped(model.net, model.params, both, y, jnp.ones(4, bool), 0.5, "auto")
     weights = model.net.trainable(model.params)
     right, wrong = None, None
     for pair, label in zip(both, y, strict=True):
@@ -207,7 +261,6 @@ def test_the_promise_is_that_of_its_arguments():
     "text, model, recipe, message",
     [
         ("dp_sgd", "preact_resnet18", "sgd(epochs=1, batch_size=40)", "batch norm mixes the examples of a batch"),
-        ("dp_sgd(clipping='ghost')", "cnn", "sgd(epochs=1, batch_size=40)", "for networks of dense layers"),
         ("dp_sgd", "mlp([8])", "sgd(epochs=1, batch_size=40, ema=0.9)", "holdout, ema and swa"),
         ("dp_sgd", "mlp([8])", "sgd(epochs=1, batch_size=400)", "batch_size = 400: there are 200"),
     ],

@@ -131,7 +131,7 @@ def test_clipping_the_mean_in_the_place_of_each_gradient_is_an_alarm(monkeypatch
 
     @partial(jax.jit, static_argnames=("net", "method", "copies", "augmentation"))
     def mean_clipped(key, params, x, y, counted, norm, *, net, **given):
-        summed, _ = clipped_sum(net, params, x[:, None] / 255.0, y, counted, 1e9, "vmap")
+        summed, *_ = clipped_sum(net, params, x[:, None] / 255.0, y, counted, 1e9, "vmap")
         size = jnp.sqrt(sum(jnp.sum(v**2) for v in summed.values())) / jnp.maximum(counted.sum(), 1)
         return jax.tree.map(lambda v: v * jnp.minimum(1.0, norm / size), summed), jnp.zeros(2)
 

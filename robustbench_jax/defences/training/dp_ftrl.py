@@ -20,7 +20,7 @@ import optax
 from robustbench_jax.defences.training.dp_sgd import EVERY, clipped_part, sampling
 from robustbench_jax.keys import stream
 from robustbench_jax.learning_curve import Curve, Progress, Report, Trace, silent
-from robustbench_jax.models.per_example import layers, require_separate
+from robustbench_jax.models.per_example import require_separate
 from robustbench_jax.ops.accounting import Guarantee, gaussian_guarantee
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
@@ -76,7 +76,6 @@ class DPFTRL(TrainingDefence):
             raise UserError("dp_ftrl: holdout, ema and swa of the recipe are not for it; leave them out")
         total, size = sampling(recipe, len(data))[1], recipe.batch_size
         deviation, per_epoch = self._noise(recipe, len(data)) * float(self.clip), total // recipe.epochs
-        method = "ghost" if layers(model.net, model.params) is not None else "vmap"
         params, trace = model.params, Trace.of(recipe.epochs)
         state = recipe.optimiser(total).init(model.net.trainable(params))
         for step in range(total):
@@ -86,7 +85,7 @@ class DPFTRL(TrainingDefence):
             own = jax.random.fold_in(stream(key, "augment"), step)
             given = (own, params, data.x[rows], data.y[rows], np.ones(size, bool), float(self.clip))
             summed, (loss, right) = clipped_part(
-                *given, net=model.net, method=method, copies=1, augmentation=recipe.augmentation
+                *given, net=model.net, method="auto", copies=1, augmentation=recipe.augmentation
             )
             tree = jax.random.fold_in(stream(key, "tree"), epoch)
             for level, number, sign in changes(batch + 1):

@@ -22,7 +22,7 @@ import optax
 
 from robustbench_jax.keys import stream
 from robustbench_jax.learning_curve import Curve, Progress, Report, Trace, silent
-from robustbench_jax.models.per_example import METHODS, clipped_sum, layers, losses, require_separate
+from robustbench_jax.models.per_example import METHODS, clipped_sum, require_separate
 from robustbench_jax.ops.accounting import ACCOUNTANTS, Guarantee, guarantee, noise_for
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
@@ -36,10 +36,10 @@ EVERY = 20
 @record
 class DPSGD(TrainingDefence):
     """epsilon, delta: of the whole training, for examples that are added or removed. noise: the multiplier itself, in
-    which case epsilon follows from it; 0 for what epsilon needs. clipping: "ghost" for networks of dense layers, "vmap"
-    for others, "auto" for the one that fits. accountant: "pld" or "rdp". witness: an auditor's, given by the program:
-    insert(sum, drawn [count], clip) adds canaries that are sampled as examples are, and see(noisy, clip, promised,
-    share) is told every step's gradient, share * (sum + noise).
+    which case epsilon follows from it; 0 for what epsilon needs. clipping: "ghost" makes no example's gradient where it
+    can do without, "vmap" makes them all, "auto" is "ghost". accountant: "pld" or "rdp". witness: an auditor's, given
+    by the program: insert(sum, drawn [count], clip) adds canaries that are sampled as examples are, and see(noisy,
+    clip, promised, share) is told every step's gradient, share * (sum + noise).
     """
 
     epsilon: float = 3.0
@@ -77,13 +77,10 @@ class DPSGD(TrainingDefence):
         directory: str | Path | None = None,
         report: Report = silent,
     ) -> tuple[Classifier, Curve]:
-        """A run that was killed begins anew. Raises UserError for batch norm, for a recipe that holds images out, and
-        for ghost clipping of what is not made of dense layers.
-        """
+        """A run that was killed begins anew. Raises UserError for batch norm and for a recipe that holds images out."""
         require_separate("dp_sgd", model.net, model.params)
         if recipe.holdout or recipe.averages:
             raise UserError("dp_sgd: holdout, ema and swa of the recipe are not for it; leave them out")
-        method = self._method(model, recipe)
         promised = self.guarantee(recipe, len(data))
         total, width = promised.steps, wide(promised.rate, len(data))
         optimiser = recipe.optimiser(total)
@@ -99,7 +96,7 @@ class DPSGD(TrainingDefence):
                 part = jax.random.fold_in(stream(own, "augment"), at)
                 given = (part, params, data.x[rows], data.y[rows], counted, float(self.clip))
                 more, seen = clipped_part(
-                    *given, net=model.net, method=method, copies=self.copies, augmentation=recipe.augmentation
+                    *given, net=model.net, method=self.clipping, copies=self.copies, augmentation=recipe.augmentation
                 )
                 summed = more if summed is None else jax.tree.map(jnp.add, summed, more)
                 measured.append(seen)
@@ -119,13 +116,6 @@ class DPSGD(TrainingDefence):
                     raise UserError(f"the loss is {loss} at step {step + 1}: lower the learning rate")
                 report(Progress(step + 1, total, float(loss), float(right)))
         return model.replace(params=params), Curve.read(trace, "last", 0, total)
-
-    def _method(self, model: Classifier, recipe: Recipe) -> str:
-        """How gradients are clipped. UserError where ghost clipping is asked for and does not fit."""
-        fits = layers(model.net, model.params) is not None and self.copies == 1
-        if self.clipping == "ghost" and not fits:
-            raise UserError("dp_sgd: clipping = 'ghost' is for networks of dense layers and copies = 1; take 'vmap'")
-        return ("ghost" if fits else "vmap") if self.clipping == "auto" else self.clipping
 
 
 def sampling(recipe: Recipe, images: int) -> tuple[float, int]:
@@ -150,9 +140,8 @@ def clipped_part(key, params, x, y, counted, norm, *, net, method: str, copies: 
     """(sum of clipped gradients, [loss, right] summed over the examples that count)."""
     keys = jax.random.split(key, copies)
     every = jnp.stack([augmented(own, x, augmentation) for own in keys], axis=1)
-    summed, _ = clipped_sum(net, params, every, y, counted, norm, method)
-    loss = losses(net, params, {}, every[:, 0], y)
-    right = jnp.argmax(net(params, every[:, 0]), -1) == y
+    summed, _, logits = clipped_sum(net, params, every, y, counted, norm, method)
+    loss, right = optax.softmax_cross_entropy_with_integer_labels(logits, y), jnp.argmax(logits, -1) == y
     return summed, jnp.stack([jnp.sum(jnp.where(counted, v, 0.0)) for v in (loss, right)])
 
 

@@ -20,7 +20,6 @@ import numpy as np
 
 from robustbench_jax.keys import generator, stream
 from robustbench_jax.learning_curve import Curve, Progress, Report, silent
-from robustbench_jax.models.per_example import layers
 from robustbench_jax.ops.accounting import Guarantee
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.regression import log_shares, slope_left, softmax_minimum
@@ -78,7 +77,7 @@ class OutputPerturbation(TrainingDefence):
         """A run that was killed begins anew. Raises UserError for anything but a linear model, and where the minimum
         was not come near enough to.
         """
-        if layers(model.net, model.params) != ("head",):
+        if set(model.net.trainable(model.params)) != {"head/kernel", "head/bias"}:
             raise UserError("output_perturbation: only a convex loss has a known distance; take the model 'mlp([])'")
         x, allowed = shortened(data.x, float(self.bound)), SLACK * longest(float(self.bound)) / len(data)
         weights = softmax_minimum(x, data.y, len(data.classes), float(self.l2), allowed)
