@@ -16,6 +16,7 @@ from robustbench_jax.checkpoints import Keeper
 from robustbench_jax.fitting import Fit, begin, finish, judge
 from robustbench_jax.keys import stream
 from robustbench_jax.learning_curve import Curve, Report, progress, silent
+from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.runtime import on_cpu
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.training import (
@@ -71,7 +72,8 @@ def fit_many_with_curves(
     require_one_loop(defence)
     count = len(keys)
     subsets = np.broadcast_to(np.arange(len(data)), (count, len(data))) if subsets is None else np.asarray(subsets)
-    parts = [[own[rows] for rows in hold_out(keys[i], len(own), recipe)] for i, own in enumerate(subsets)]
+    each = list(keys)
+    parts = [[own[rows] for rows in hold_out(key, len(own), recipe)] for key, own in zip(each, subsets, strict=True)]
     at_once = gains(defence, _model(models, 0)) if at_once is None else at_once and not _alone(defence)
     if at_once:
         fitted = _fit_stack(keys, models, data, parts, recipe, defence, directory, report)
@@ -81,7 +83,7 @@ def fit_many_with_curves(
             raise UserError(f"'{defence.registered[1]}' trains several models itself; train one with it at a time")
         fitted = [
             fit_in_order(
-                keys[i], _model(models, i), *map(partial(subset, data), parts[i]), recipe, defence, place, report
+                each[i], _model(models, i), *map(partial(subset, data), parts[i]), recipe, defence, place, report
             )
             for i, place in enumerate(places)
         ]
@@ -120,10 +122,9 @@ def _fit_stack(keys, models, data: Dataset, parts, recipe: Recipe, defence, dire
     step_keys = jax.vmap(lambda key: stream(key, "step"))(keys)
     step_of = _train_many_compiled if _unperturbed(defence) else _train_many  # an attack may be driven from the host
     train = partial(step_of, recipe=recipe, net=models.net, total=total)
-    orders = (batches(keys[i], size, recipe, defence.replays, first) for i in range(count))
-    for steps in zip(*orders, strict=True):
-        step, ids = steps[0][0], np.stack([ids for _, ids in steps])
-        rows = np.stack([part[own] for (part, _), own in zip(parts, ids, strict=True)])
+    trained = np.stack([rows for rows, _ in parts])
+    for step, ids in batches(keys, size, recipe, defence.replays, first):
+        rows = np.take_along_axis(trained, ids, axis=1)
         state, measured = train(step_keys, state, data.x[rows], data.y[rows], ids, defence)
         ends = (step + 1) % per_epoch == 0
         if ends and recipe.holdout:
@@ -133,17 +134,20 @@ def _fit_stack(keys, models, data: Dataset, parts, recipe: Recipe, defence, dire
             state = _stack([judge(keys[i], models.net, *own, defence, recipe, epoch) for i, own in enumerate(each)])
         if looks(step, total, ends and recipe.holdout):
             require_finite(measured[0], step)
-            report(progress(step, total, measured, [_row(state.trace, i) for i in range(count)], recipe))
+            traces = jax.tree.map(np.asarray, state.trace)
+            report(progress(step, total, measured, [_row(traces, i) for i in range(count)], recipe))
         if keeper and ends:
             keeper.save(step + 1, state)
-    fitted = [(_row(state, i), subset(data, parts[i][0])) for i in range(count)]
-    return [finish(keys[i], models.net, *own, recipe, total - first) for i, own in enumerate(fitted)]
+    state = jax.tree.map(np.asarray, state)  # to be taken apart on the host
+    seen = [subset(data, rows) if recipe.swa else data for rows, _ in parts]  # by averages of weights alone
+    return [finish(key, models.net, _row(state, i), seen[i], recipe, total - first) for i, key in enumerate(list(keys))]
 
 
 def _train_many(keys, state: Fit, x, y, ids, defence, *, recipe, net, total):
     def one(key, state, x, y, ids):
         return train_step(key, net, state, x, y, ids, defence, recipe, total)
 
+    x = jax.lax.optimization_barrier(as_unit(x))  # or each of its readers makes it anew
     return jax.vmap(one)(keys, state, x, y, ids)
 
 
@@ -159,4 +163,7 @@ def _row(stack: Any, i: int) -> Any:
 
 
 def _stack(rows: list) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+    def stacked(*leaves):
+        return jnp.asarray(np.stack(leaves)) if isinstance(leaves[0], np.ndarray) else jnp.stack(leaves)
+
+    return jax.tree.map(stacked, *rows)

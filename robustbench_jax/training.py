@@ -219,16 +219,25 @@ def looks(step: int, total: int, judged: bool) -> bool:
 
 
 def batches(key: jax.Array, count: int, recipe: Recipe, replays: int, first: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(step, rows) from step `first` to the last. Steps are those of the recipe; of each batch `replays` follow one
-    another, so that fewer batches are seen.
+    """(step, rows) from step `first` to the last; of several keys [M], rows [M, B]. Steps are those of the recipe; of
+    each batch `replays` follow one another, so that fewer batches are seen.
     """
     per_epoch, seen, order = steps_per_epoch(count, recipe), None, None
     for step in range(first, per_epoch * recipe.epochs):
         epoch, batch = divmod(step // replays, per_epoch)
         if epoch != seen:
-            order = np.asarray(jax.random.permutation(jax.random.fold_in(stream(key, "order"), epoch), count))
-            seen = epoch
-        yield step, order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
+            order, seen = np.asarray(_order(key, epoch, count)), epoch
+        yield step, order[..., batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
+
+
+@partial(jax.jit, static_argnames="count")
+def _order(key, epoch, count: int) -> jax.Array:
+    """int [N], or [M, N] of several keys."""
+
+    def one(key):
+        return jax.random.permutation(jax.random.fold_in(stream(key, "order"), epoch), count)
+
+    return jax.vmap(one)(key) if key.ndim else one(key)
 
 
 def steps_per_epoch(count: int, recipe: Recipe) -> int:
