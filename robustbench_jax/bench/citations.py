@@ -55,7 +55,7 @@ def cite(names: Iterable[str]) -> Citations:
     found = Citations()
     found.add(SUITE, "the benchmark")
     for name in names:
-        if Path(name).is_dir():
+        if name and Path(name).is_dir():
             _cite_records(found, name)
         else:
             for kind, text in _named(name):

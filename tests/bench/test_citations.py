@@ -85,6 +85,7 @@ def test_records_of_other_versions_are_cited_as_far_as_they_are_known(run, tmp_p
         (["pdg"], "nothing is registered as 'pdg'; did you mean 'pgd'?"),
         (["pgd(step=3)"], "attack 'pgd' has no argument 'step'; did you mean 'steps'?"),
         (["pgd("], "'pgd(' is no call string"),
+        ([""], "'' is no call string"),
         (["fashion_mnist/linf/pgd_ta"], "'fashion_mnist/linf/pgd_ta'; did you mean 'fashion_mnist/linf/pgd_at'?"),
         (["{here}/rusults"], "'{here}/rusults'; did you mean '{here}/results'?"),
         (["{here}/results"], "{here}/results holds no records"),
