@@ -100,6 +100,12 @@ DEFINITIONS = {
         "images that do not have the attacker's label",
         "higher",
     ),
+    "cross_trigger_accuracy": Definition(
+        "share of images that are classified correctly with the trigger of another image: an attack whose triggers are "
+        "to work on one image each wants it high",
+        "all images, each with the trigger of the one before it",
+        "higher",
+    ),
     "clean_model_accuracy": Definition(
         "share of images that a model of the same seed classifies correctly, trained on clean data",
         "all images",

@@ -131,13 +131,14 @@ def federate(
     total, x, y = per_epoch * recipe.epochs, jnp.asarray(data.x), jnp.asarray(data.y)
     zero = jnp.zeros_like(weights)
     server = Server(weights, jnp.zeros((count, len(weights))), zero, Trace.of(recipe.epochs))
-    rate, rows, sizes = recipe.rate(total), jnp.asarray(clients.rows), jnp.asarray(clients.sizes)
+    rows, sizes = jnp.asarray(clients.rows), jnp.asarray(clients.sizes)
+    rates, steps = np.asarray(jax.vmap(recipe.rate(total))(jnp.arange(total))), stream(key, "step")
     fixed = {"net": model.net, "rebuild": _Rebuild(rebuild, len(data.classes)), "batch": recipe.batch_size}
     for step in range(total):
-        numbers = (rate(step), recipe.weight_decay, momentum)
+        numbers = (rates[step], recipe.weight_decay, momentum)
         server, measured = _step(
-            jax.random.fold_in(stream(key, "step"), step), server, model.params, x, y, rows, sizes, rule, attack,
-            numbers, step // per_epoch, 1 / per_epoch, f=f, declared=declared, **fixed,
+            steps, step, server, model.params, x, y, rows, sizes, rule, attack, numbers, per_epoch,
+            f=f, declared=declared, **fixed,
         )  # fmt: skip
         if (step + 1) % EVERY == 0 or step + 1 == total:
             report(Progress(step + 1, total, *map(float, measured)))
@@ -160,8 +161,9 @@ class _Rebuild:
 
 @partial(jax.jit, static_argnames=("net", "rebuild", "batch", "f", "declared"))
 def _step(
-    key, server, params, x, y, rows, sizes, rule, attack, numbers, epoch, share, *, net, rebuild, batch, f, declared
+    key, step, server, params, x, y, rows, sizes, rule, attack, numbers, per_epoch, *, net, rebuild, batch, f, declared
 ):
+    key = jax.random.fold_in(key, step)
     rate, decay, momentum = numbers
     n = len(rows)
     drawn = jax.random.uniform(stream(key, "batch"), (n, batch))
@@ -191,4 +193,5 @@ def _step(
     aggregate = rule.aggregate(stream(key, "rule"), sent, declared, server.centre)
     weights = server.weights - rate * (aggregate + decay * server.weights)
     measured = jnp.mean(losses[: n - f]), jnp.mean(right[: n - f])
-    return Server(weights, momenta, aggregate, server.trace.trained(epoch, *measured, share)), measured
+    trace = server.trace.trained(step // per_epoch, *measured, 1 / per_epoch)
+    return Server(weights, momenta, aggregate, trace), measured

@@ -82,7 +82,8 @@ class Curve:
 
     kept: the epoch whose weights were returned, from 1. held: how many images were held out. steps: how many the call
     that returned this took itself, the others being an earlier one's, which was cut short. notes: what else a training
-    says of itself, in numbers by name.
+    says of itself, in numbers by name. learned: what a training defence learned beside the weights, arrays by name; no
+    part of the description.
     """
 
     loss: tuple[float, ...]
@@ -93,6 +94,7 @@ class Curve:
     held: int = 0
     steps: int = 0
     notes: dict[str, float] = field(default_factory=dict)
+    learned: dict[str, jax.Array] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def read(cls, trace: Trace, keep: str, held: int, steps: int) -> "Curve":

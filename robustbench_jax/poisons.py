@@ -25,14 +25,20 @@ WIDTH = 256  # images that are stamped at once
 class Trigger:
     """What an attacker does to an image at test time: a record, so that `apply` is a pure function of its arrays.
 
-    relabels: "all_to_one" (every image should become `target`) or "all_to_all" (an image of class y, y + 1).
+    relabels: "all_to_one" (every image should become `target`) or "all_to_all" (an image of class y, y + 1). dynamic:
+    each image has a trigger of its own, so that there is also `exchanged`.
     """
 
     target: int
     relabels: str
+    dynamic = False
 
     def apply(self, key: jax.Array, x: jax.Array) -> jax.Array:
         """The image x [D] in [0, 1] with the trigger, not rounded; the key is of this image alone."""
+        raise NotImplementedError
+
+    def exchanged(self, x: jax.Array, source: jax.Array) -> jax.Array:
+        """Of dynamic ones: the image x [D] with the trigger that the image `source` [D] has, not rounded."""
         raise NotImplementedError
 
     def label(self, y: np.ndarray, classes: int) -> np.ndarray:
@@ -80,7 +86,8 @@ class PoisoningAttack:
     facts: threat="backdoor" or "poisoning"; access="poison_only", or "train_control" where the attacker also runs the
     training (`controlled`). goal: "backdoor" (a trigger), "availability" (bad for all images) or "targeted" (one test
     image at a time, `craft`). references: how many models trained on the clean data it wants to see, other seeds than
-    the victim's. clean_label: no label is changed. labels_only: no image is changed, so that a poison counts once to
+    the victim's. learns: the trigger comes of the training that the attacker runs (`learned`). clean_label: no label is
+    changed. labels_only: no image is changed, so that a poison counts once to
     certificates that deal images out by their pixels, and not twice.
     """
 
@@ -88,6 +95,7 @@ class PoisoningAttack:
     facts: dict[str, Any]
     goal = "backdoor"
     references = 0
+    learns = False
     clean_label = False
     labels_only = False
 
@@ -97,7 +105,7 @@ class PoisoningAttack:
 
     @property
     def budgets(self) -> tuple[str, ...]:
-        return ("rate", "count")
+        return ("rate", "count", "flips") if self.labels_only else ("rate", "count")
 
     def poison(
         self, key: jax.Array, data: Dataset, count: int, references: tuple[Classifier, ...] = ()
@@ -121,6 +129,10 @@ class PoisoningAttack:
     def controlled(self, defence: Any, poisoned: PoisonedDataset) -> Any:
         """The training defence with which the attacker trains: the victim's own, unless he controls the training."""
         return defence
+
+    def learned(self, trigger: Trigger, arrays: dict[str, Any]) -> Trigger:
+        """The trigger after a training that left these arrays (training.TrainingDefence.learned)."""
+        return trigger
 
 
 def untouched(data: Dataset, trigger: Trigger | None = None) -> PoisonedDataset:
@@ -174,9 +186,22 @@ def stamped(key: jax.Array, trigger: Trigger, x: np.ndarray, ids: np.ndarray | N
     return by_slices(lambda ids, part: _stamped(key, trigger, ids, part), [ids, x], min(WIDTH, len(x)))
 
 
+def crossed(trigger: Trigger, x: np.ndarray) -> np.ndarray:
+    """uint8 [N, D]: images x uint8 [N, D], each with the trigger of the one before it; of dynamic triggers."""
+    return by_slices(lambda own, other: _crossed(trigger, own, other), [x, np.roll(x, 1, axis=0)], min(WIDTH, len(x)))
+
+
 @jax.jit
 def _stamped(key, trigger, ids, x):
-    images = jax.vmap(trigger.apply)(per_example(key, ids), as_unit(x))
+    return _rounded(jax.vmap(trigger.apply)(per_example(key, ids), as_unit(x)))
+
+
+@jax.jit
+def _crossed(trigger, x, source):
+    return _rounded(jax.vmap(trigger.exchanged)(as_unit(x), as_unit(source)))
+
+
+def _rounded(images: jax.Array) -> jax.Array:
     return jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 

@@ -7,6 +7,7 @@ seen by neither the model nor its teachers.
 Shapes: N examples, B batch, C classes.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -60,6 +61,10 @@ class TrainingDefence:
     def recall(self, memory: Any) -> "TrainingDefence":
         """What it is in the next call of `perturb`, in view of what it remembers. It may look at it on the host."""
         return self
+
+    def learned(self, memory: Any) -> dict[str, jax.Array]:
+        """What of its memory after the last step is kept beside the model, arrays by name: nothing, for most."""
+        return {}
 
     def perturb(self, key: jax.Array, model: Classifier, x: jax.Array, y: jax.Array, ids: jax.Array) -> jax.Array:
         """What the model is trained on instead of x [B, D]; called between compiled steps: it may drive an attack.
@@ -171,7 +176,8 @@ def fit_in_order(key, model, data: Dataset, held: Dataset, recipe: Recipe, defen
             report(progress(step, total, measured, [state.trace], recipe))
         if keeper and ends:
             keeper.save(step + 1, state)
-    return finish(key, model.net, state, data, recipe, total - first)
+    fitted, curve = finish(key, model.net, state, data, recipe, total - first)
+    return fitted, dataclasses.replace(curve, learned=defence.learned(state.memory))
 
 
 def _beside(

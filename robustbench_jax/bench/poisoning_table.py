@@ -20,6 +20,7 @@ COLUMNS = {
         "Clean": "clean_accuracy",
         "ASR": "backdoor_success_rate",
         "RA": "triggered_accuracy",
+        "Cross": "cross_trigger_accuracy",
         "DER": "defence_effectiveness",
         "Clean model": "clean_model_accuracy",
         "its ASR": "clean_model_success_rate",
@@ -48,8 +49,9 @@ COLUMNS = {
 NOTES = {
     "backdoor": (
         "In %. Clean: accuracy on clean test images. ASR: triggered images that get the attacker's label, of those "
-        "that do not have it. RA: triggered images classified correctly. DER: defence effectiveness rating. Clean "
-        "model: the same seed trained on clean data. TPR, FPR, AUROC: of the data defence."
+        "that do not have it. RA: triggered images classified correctly. Cross: so are images with "
+        "another one's trigger. DER: defence effectiveness rating. Clean model: the same seed trained on clean data. "
+        "TPR, FPR, AUROC: of the data defence."
     ),
     "availability": (
         "In %. Clean: accuracy of the victim on test images. Drop: of it, against the same seed trained on clean data. "

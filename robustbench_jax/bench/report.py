@@ -29,6 +29,8 @@ from robustbench_jax.bench import (
     training_plots,
     trainings,
     transfer_table,
+    worst_cases,
+    worst_plots,
 )
 from robustbench_jax.bench.bands import bands
 from robustbench_jax.bench.curves import Curve, along_eps, along_queries
@@ -51,6 +53,7 @@ CAPTIONS = {
     "certified": "Attacked and certified accuracy against eps",
     "trainings": "Accuracy of training and of images held out against epochs",
     "surfaces": "The margin around the first image, along its gradient and a random direction",
+    "worst_cases": "What the worst lie leaves, by aggregation rule, how images are dealt out, and how many clients lie",
 }
 CSV_HEAD = (
     *("threat", "dataset", "split", "examples", "model", "defence", "recipe", "attack", "budget", "seed"),
@@ -93,6 +96,8 @@ def write_reports(
         pictures["trainings"] = training_plots.picture(trained)
     if planes := obfuscation_report.surfaces(records):
         pictures["surfaces"] = surface_plots.picture(planes)
+    if lies := worst_cases.maps(records):
+        pictures["worst_cases"] = worst_plots.picture(lies)
     texts = {
         "md": lambda: markdown(boards, title, warnings, list(pictures), pages, flags(records)),
         "csv": lambda: table_csv(records),

@@ -17,6 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_safetensors
 
 from robustbench_jax.bench.cells import Cell, kind_of_model
 from robustbench_jax.bench.clock import Clock
@@ -34,7 +37,7 @@ from robustbench_jax.training import TrainingDefence
 from robustbench_jax.types import Classifier, Dataset, UserError
 from robustbench_jax.whole_files import write_whole
 
-CHECKPOINTS, RUN = "checkpoints", "run.json"
+CHECKPOINTS, RUN, LEARNED = "checkpoints", "run.json", "learned.safetensors"
 SURROGATES, MOST_SURROGATES = 2**31, 2**10  # seeds of attackers' models lie where those of cells hardly do
 SHADOWS = 2**30
 
@@ -127,10 +130,19 @@ class Workshop:
             notes=partial(self._notes, cell),
             owned=private,
             blank=partial(build_model, cell.model, data.x.shape[1:], len(data.classes)),
+            fit_learning=partial(self._fit_learning, cell),
         )
 
     def _fit(self, cell: Cell, data: Dataset, *, controller: Callable | None = None, surrogate: int | None = None):
         """A model of the cell's architecture trained on any data, stored as victims are; see Lab.fit."""
+        return self._fitted(cell, data, controller, surrogate)[0]
+
+    def _fit_learning(self, cell: Cell, data: Dataset, controller: Callable) -> tuple[Classifier, dict]:
+        """See Lab.fit_learning."""
+        return self._fitted(cell, data, controller, None)
+
+    def _fitted(self, cell: Cell, data: Dataset, controller: Callable | None, surrogate: int | None):
+        """(model, what its training learned beside it)."""
         seed, defence = cell.seed, cell.defence
         if surrogate is not None:
             seed, defence = SURROGATES + cell.seed * MOST_SURROGATES + surrogate, _of_surrogate(defence)
@@ -141,8 +153,9 @@ class Workshop:
         report = partial(self.report, cell.model)
         if getattr(built, "witness", None) is not None:  # what it saw is not stored with the weights
             key, recipe = stream(jax.random.key(seed), "fit"), build("recipe", cell.recipe)
-            return built.fit(key, _fresh(what, data), data, recipe, report=report)[0]
-        return train(what, data, self.directory / _name(what), report, defence=built)
+            return built.fit(key, _fresh(what, data), data, recipe, report=report)[0], {}
+        directory = self.directory / _name(what)
+        return train(what, data, directory, report, defence=built), _learned(directory)
 
     def _notes(self, cell: Cell, data: Dataset) -> dict[str, float]:
         """What the training of the cell's own victim on these data said of itself; nothing where there was none."""
@@ -329,8 +342,20 @@ def _store(
     more = {"run": what, "curve": curve.description(), "training": _timing(curve, clock, together)}
     more |= {"flags": list(curve.flags)} if curve.flags else {}
     description = files.describe(classifier, what["model"], data.x.shape[1:], len(data.classes), **more)
+    if curve.learned:  # before the model: where that is whole, this is
+        arrays = to_safetensors({name: np.asarray(value) for name, value in curve.learned.items()})
+        write_whole(directory / LEARNED, lambda file: file.write(arrays))
     files.save(directory / files.MODEL, classifier, description)
     shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+
+
+def _learned(directory: Path) -> dict[str, np.ndarray]:
+    """What was learned beside the model in the directory; nothing, for most."""
+    path = directory / LEARNED
+    try:
+        return load_file(path) if path.exists() else {}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged: {error}; delete {directory} to train anew") from error
 
 
 def _timing(curve: Curve, clock: Clock, together: int) -> dict[str, float | int]:

@@ -27,7 +27,9 @@ from robustbench_jax.ops.runtime import Runtime, by_slices
 from robustbench_jax.registry import register
 from robustbench_jax.types import Certificate, Certifier, Classifier, UserError, record
 
-BUDGETS = ("count",)
+BUDGETS = ("count", "flips")
+TOGETHER = 64  # images whose votes are counted at once
+NEVER = 2**30  # more poisons than there are
 
 
 class ByVotes(Certifier):
@@ -42,12 +44,12 @@ class ByVotes(Certifier):
     def radii(self, logits: np.ndarray, net: Ensemble) -> tuple[np.ndarray, np.ndarray]:
         """(classes [B], radii [B]) of images from the logits [B, M, C] of all models; -1 for nothing certified."""
         shifts = offsets(net.models, net.spread)
-        found = [self.elected(each, shifts) for each in logits]
-        prediction, radius = (np.array(values) for values in zip(*found, strict=True))
+        found = [self.elected(logits[at : at + TOGETHER], shifts) for at in range(0, len(logits), TOGETHER)]
+        prediction, radius = (np.concatenate(values) for values in zip(*found, strict=True))
         return prediction, radius
 
-    def elected(self, logits: np.ndarray, shifts: np.ndarray) -> tuple[int, int]:
-        """(class, radius) of one image from the logits [M, C] of all models."""
+    def elected(self, logits: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(classes [B], radii [B]) of images from the logits [B, M, C] of all models."""
         raise NotImplementedError
 
     def certify(
@@ -92,12 +94,10 @@ class ByVotes(Certifier):
 class DeepPartition(ByVotes):
     """Of the most votes; ties go to the lower class."""
 
-    def elected(self, logits: np.ndarray, shifts: np.ndarray) -> tuple[int, int]:
-        votes = logits.argmax(-1)
-        counts = np.bincount(votes, minlength=logits.shape[-1])
-        top = int(counts.argmax())
-        others = [c for c in range(len(counts)) if c != top]
-        return top, min(needed(votes, top, c, len(counts), shifts) for c in others) - 1
+    def elected(self, logits: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        marks = _marks(logits.argmax(-1), logits.shape[-1])
+        top = marks.sum(1).argmax(-1)
+        return top, _of(needed(marks, shifts), top).min(-1) - 1
 
 
 @register("certifier", "run_off_election", paper="rezaei2023", budgets=BUDGETS)
@@ -109,61 +109,83 @@ class RunOffElection(ByVotes):
 
     own_prediction = True
 
-    def elected(self, logits: np.ndarray, shifts: np.ndarray) -> tuple[int, int]:
-        votes, classes = logits.argmax(-1), logits.shape[-1]
-        counts = np.bincount(votes, minlength=classes)
-        first, second = np.argsort(-counts, kind="stable")[:2]
-        winner = _run_off(logits, int(first), int(second))
-        others = [c for c in range(classes) if c != winner]
-        lost = [self._beaten(logits, votes, winner, c, others, shifts) for c in others]
-        out = [_both(votes, winner, a, b, classes, shifts) for i, a in enumerate(others) for b in others[:i]]
-        return winner, min([*lost, *out]) - 1
+    def elected(self, logits: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        classes, each = logits.shape[-1], np.arange(len(logits))
+        marks = _marks(logits.argmax(-1), classes)
+        first, second = np.argsort(-marks.sum(1), axis=-1, kind="stable")[:, :2].T
+        duels = _marks(_preferred(logits, first, second[:, None])[:, 0], classes).sum(1)
+        # where the two are level the lower class wins
+        low, high = np.minimum(first, second), np.maximum(first, second)
+        winner = np.where(duels[each, high] > duels[each, low], high, low)
+        before = needed(marks, shifts)
+        enters = before.copy()  # poisons without which a rival is not among the first two: it overtakes all but one
+        enters[each, winner] = 0
+        enters = np.where(np.eye(classes, dtype=bool), 0, enters).max(1)
+        wins = self._wins(logits, winner, shifts)
+        lost = np.where(np.arange(classes) == winner[:, None], NEVER, np.maximum(enters, wins)).min(-1)
+        return winner, np.minimum(lost, _both(marks, winner, _of(before, winner), shifts)) - 1
 
-    def _beaten(self, logits, votes, winner: int, rival: int, others: list[int], shifts) -> int:
-        """Poisons without which `rival` cannot come into the run-off and win it against the winner."""
+    def _wins(self, logits: np.ndarray, winner: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+        """[B, C]: poisons that each class needs to win a run-off against the winner."""
         classes = logits.shape[-1]
-        enters = [needed(votes, c, rival, classes, shifts) for c in others if c != rival]
-        duel = _duel(logits, winner, rival)
-        wins = needed(duel, winner, rival, classes, shifts)
-        return max([wins, *([max(enters)] if enters else [0])])
+        against = _preferred(logits, winner, np.broadcast_to(np.arange(classes), (len(logits), classes)))
+        wins = np.zeros((len(logits), classes), int)
+        for rival in range(classes):
+            wins[:, rival] = _of(needed(_marks(against[:, rival], classes), shifts), winner)[:, rival]
+        return wins
 
 
-def needed(votes: np.ndarray, a: int, b: int, classes: int, shifts: np.ndarray) -> int:
-    """At least so many poisons are needed for b to come before a in votes [M]. Ties go to the lower class."""
-    counts = np.bincount(votes, minlength=classes)
-    gap = int(counts[a] - counts[b]) - int(b < a)  # a stays before b as long as it is at least 0
-    return _reached(np.where(votes == a, 2, np.where(votes == b, 0, 1)), gap + 1, shifts)
+def needed(marks: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """int [B, C, C]: at least so many poisons are needed for class b to come before a, at [:, a, b], from the models'
+    votes one-hot [B, M, C]; NEVER on the diagonal. Ties go to the lower class.
+    """
+    counts, classes = marks.sum(1), np.arange(marks.shape[-1])
+    hits = _hits(marks, shifts)
+    gaps = counts[:, :, None] - counts[:, None] - (classes < classes[:, None])  # a stays before b while at least 0
+    found = _reached(len(shifts) + hits[:, :, None] - hits[:, None], gaps + 1)  # 2 for a vote for a, none for one for b
+    return np.where(np.eye(len(classes), dtype=bool), NEVER, found)
 
 
-def _both(votes: np.ndarray, top: int, a: int, b: int, classes: int, shifts: np.ndarray) -> int:
-    """The fewest poisons, at least, for both a and b to come before `top`."""
-    counts = np.bincount(votes, minlength=classes)
-    gaps = [int(counts[top] - counts[c]) - int(c < top) + 1 for c in (a, b)]
-    closes = np.where(votes == top, 3, np.where((votes == a) | (votes == b), 0, 1))
-    alone = [needed(votes, top, c, classes, shifts) for c in (a, b)]
-    return max(*alone, _reached(closes, sum(gaps), shifts))
+def _both(marks: np.ndarray, top: np.ndarray, alone: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """[B]: the fewest poisons, at least, for two classes to come before `top`; alone [B, C]: for one of them."""
+    counts, classes, each = marks.sum(1), np.arange(marks.shape[-1]), np.arange(len(marks))
+    hits = _hits(marks, shifts)
+    gaps = counts[each, top][:, None] - counts - (classes < top[:, None]) + 1
+    closes = len(shifts) + 2 * hits[each, top][:, None, None] - hits[:, :, None] - hits[:, None]
+    found = _reached(closes, gaps[:, :, None] + gaps[:, None])
+    found = np.maximum(found, np.maximum(alone[:, :, None], alone[:, None]))
+    same = np.eye(len(classes), dtype=bool)
+    of_top = (classes == top[:, None])[:, :, None] | (classes == top[:, None])[:, None]
+    return np.where(same | of_top, NEVER, found).min((1, 2))
 
 
-def _reached(closes: np.ndarray, wanted: int, shifts: np.ndarray) -> int:
-    """The fewest buckets whose models close so much: closes [M] by model. All of them and one, where none suffice."""
-    if wanted <= 0:
-        return 0
-    of_bucket = sum(np.roll(closes, -shift) for shift in shifts)
-    total = np.cumsum(np.sort(of_bucket)[::-1])
-    return int(np.searchsorted(total, wanted)) + 1
+def _hits(marks: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """[B, C, M]: how many of the models that see each bucket vote for each class."""
+    return np.moveaxis(sum(np.roll(marks, -shift, axis=1) for shift in shifts), 1, -1)
 
 
-def _duel(logits: np.ndarray, a: int, b: int) -> np.ndarray:
-    """For each model, which of the two classes it gives the larger logit; the lower one where they are equal."""
-    low, high = min(a, b), max(a, b)
-    return np.where(logits[:, high] > logits[:, low], high, low)
+def _reached(closes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """[...]: the fewest buckets that close so much: closes [..., M] by bucket. All and one, where none suffice."""
+    total = np.cumsum(-np.sort(-closes, axis=-1), axis=-1)
+    return np.where(wanted <= 0, 0, np.sum(total < wanted[..., None], axis=-1) + 1)
 
 
-def _run_off(logits: np.ndarray, a: int, b: int) -> int:
-    """The winner; the lower class where they are level."""
-    low, high = min(a, b), max(a, b)
-    duel = _duel(logits, a, b)
-    return high if np.sum(duel == high) > np.sum(duel == low) else low
+def _marks(votes: np.ndarray, classes: int) -> np.ndarray:
+    """int16 [B, M, C], one-hot, of votes [B, M]."""
+    return (votes[..., None] == np.arange(classes)).astype(np.int16)
+
+
+def _of(pairs: np.ndarray, top: np.ndarray) -> np.ndarray:
+    """[B, C]: the row of `top` [B] in pairs [B, C, C]."""
+    return pairs[np.arange(len(pairs)), top]
+
+
+def _preferred(logits: np.ndarray, a: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """[B, R, M]: to which of a [B] and each of others [B, R] a model gives the larger logit; the lower where equal."""
+    each = np.arange(len(logits))[:, None]
+    low, high = np.minimum(a[:, None], others), np.maximum(a[:, None], others)
+    over = logits[each, :, high] > logits[each, :, low]
+    return np.where(over, high[..., None], low[..., None])
 
 
 @jax.jit

@@ -19,12 +19,12 @@ from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import load_file, save_file
 from safetensors.numpy import save as to_safetensors
 
-from robustbench_jax.models import build_model
-from robustbench_jax.models.ensemble import Ensemble, empty
+from robustbench_jax.models import build_model, ensemble, readout
 from robustbench_jax.models.net import with_params
 from robustbench_jax.types import Classifier, UserError
 
 MODEL, DESCRIPTION, ARRAYS = "model", "model.json", "arrays"
+PARTS = {"ensemble": (ensemble.Ensemble, ensemble.empty), "readout": (readout.Readout, readout.empty)}
 REQUIRED = ("architecture", "shape", "classes", "weights")
 
 
@@ -44,7 +44,7 @@ def describe(classifier: Classifier, architecture: str, shape: tuple[int, ...], 
         "shape": list(shape),
         "classes": classes,
         "weights": digest(classifier.params),
-        **({"ensemble": classifier.net.description()} if isinstance(classifier.net, Ensemble) else {}),
+        **{name: classifier.net.description() for name, (net, _) in PARTS.items() if isinstance(classifier.net, net)},
         **more,
     }
 
@@ -172,7 +172,9 @@ def _empty(description: dict, source: Path) -> Classifier:
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     model = made["model"].replace(params=shapes)
-    return empty(model, **description["ensemble"]) if "ensemble" in description else model
+    for name, (_, empty) in PARTS.items():
+        model = empty(model, **description[name]) if name in description else model
+    return model
 
 
 def _checked(empty: Classifier, params: dict, description: dict, source: str) -> Classifier:

@@ -1,7 +1,8 @@
 """Budgets of poisoning: how many training images the attacker may change or add.
 
-`rate(0.05)` is a share of all training images, `count(25)` a number of them. Clean-label attacks change images of one
-class only: the share of that class is the rate times the number of classes where classes are balanced.
+`rate(0.05)` is a share of all training images, `count(25)` a number of them, `flips(25)` a number of their labels.
+Clean-label attacks change images of one class only: the share of that class is the rate times the number of classes
+where classes are balanced.
 """
 
 from typing import Any
@@ -41,6 +42,24 @@ class Count:
         """n. Raises UserError where there are fewer images."""
         if self.n > images:
             raise UserError(f"count({self.n}): there are {images} training images")
+        return self.n
+
+
+@register("budget", "flips", threat="poisoning")
+@record
+class Flips:
+    """n: number of training images that get another label, and nothing else: what certificates of labels are about."""
+
+    n: int
+
+    def __post_init__(self):
+        if _is_number(self.n) and self.n < 0:
+            raise UserError(f"flips: n = {self.n} must be at least 0")
+
+    def size(self, images: int) -> int:
+        """n. Raises UserError where there are fewer images."""
+        if self.n > images:
+            raise UserError(f"flips({self.n}): there are {images} training images")
         return self.n
 
 

@@ -18,7 +18,7 @@ from robustbench_jax import metrics
 from robustbench_jax.keys import stream
 from robustbench_jax.ops.judge import classify
 from robustbench_jax.ops.runtime import Runtime
-from robustbench_jax.poisons import PoisonedDataset, PoisoningAttack, Trigger, stamped
+from robustbench_jax.poisons import PoisonedDataset, PoisoningAttack, Trigger, crossed, stamped
 from robustbench_jax.registry import register
 from robustbench_jax.threats.lab import Lab
 from robustbench_jax.threats.sanitising import sanitised
@@ -40,14 +40,15 @@ def run(
 ) -> Outcome:
     """Poisons the lab's training data, trains on it, defends, and judges on the test images `data`. Consumes the key.
 
-    Metrics: those of metrics.backdoor, poisons_removed, clean_removed and poison_auc of a data defence, anomaly_score
-    of an inspection. Arrays: clean_correct bool[N]; triggered int[N], the prediction with the trigger; eligible
-    bool[N], not of the target class; fooled bool[N]. Artefacts: the poison set (rows, x, y), scores and removed of a
-    data defence, what the inspection found, some triggered images.
+    Metrics: those of metrics.backdoor, cross_trigger_accuracy where each image has its own trigger, poisons_removed,
+    clean_removed and poison_auc of a data defence, anomaly_score of an inspection. Arrays: clean_correct bool[N];
+    triggered int[N], the prediction with the trigger; eligible bool[N], not of the target class; fooled bool[N].
+    Artefacts: the poison set (rows, x, y), scores and removed of a data defence, what the inspection found, some
+    triggered images.
     """
     poisoned = poison(stream(key, "poison"), lab, attack, budget)
-    trigger = poisoned.trigger
-    clean_model, victim = lab.fit(lab.data), lab.fit(poisoned.dataset, controller=partial(controlled, attack, poisoned))
+    clean_model = lab.fit(lab.data)
+    victim, trigger = trained(lab, attack, poisoned)
     model, found, artefacts = victim, {}, poison_set(poisoned)
     if lab.sanitiser is not None:
         cleaned = sanitised(stream(key, "sanitise"), lab, victim, poisoned)
@@ -58,6 +59,9 @@ def run(
     seen = _seen(model, trigger, data, x, runtime)
     before = _seen(victim, trigger, data, x, runtime) if lab.defended else None
     found = metrics.backdoor(seen, _seen(clean_model, trigger, data, x, runtime), before) | found | inspected[0]
+    if trigger.dynamic:
+        right = classify(model, crossed(trigger, data.x), runtime) == data.y
+        found["cross_trigger_accuracy"] = metrics.proportion("cross_trigger_accuracy", right)
     found["poisons"] = metrics.number("poisons", int(poisoned.poisoned.sum()), len(poisoned.dataset))
     report(len(data))
     shown = np.flatnonzero(seen["eligible"])[:SHOWN]
@@ -75,6 +79,15 @@ def controlled(attack: PoisoningAttack, poisoned: PoisonedDataset, defence: Any)
     """The training defence in the attacker's hands; None where he does not control the training."""
     hands = attack.access == "train_control" and poisoned.poisoned.any()
     return attack.controlled(defence, poisoned) if hands else None
+
+
+def trained(lab: Lab, attack: PoisoningAttack, poisoned: PoisonedDataset) -> tuple[Classifier, Trigger]:
+    """The victim, and the trigger that goes with it: the attack's, or what came of the training that it ran."""
+    hands = partial(controlled, attack, poisoned)
+    if not attack.learns or not poisoned.poisoned.any():
+        return lab.fit(poisoned.dataset, controller=hands), poisoned.trigger
+    victim, arrays = lab.fit_learning(poisoned.dataset, hands)
+    return victim, attack.learned(poisoned.trigger, arrays)
 
 
 def poison_set(poisoned: PoisonedDataset) -> dict[str, np.ndarray]:

@@ -27,6 +27,8 @@ class Lab:
     """data: training images, clean; test: the whole test split. fit(data, controller, surrogate) -> Classifier
     trains on data, or finds what was trained so before: with the victim's training defence, with what `controller` (an
     attacker who has a hand in training) makes of it unless that is None, or as surrogate number so and so.
+    fit_learning(data, controller) -> (Classifier, arrays by name): also what the controller's training learned beside
+    the model.
     fit_shadows(data, rows [M, n]) -> M models, each trained on its own rows of the data: the attacker's, the same ones
     for all seeds of a cell. guarantee(images): what a differentially private training of so many promises; None where
     it promises nothing. notes(data): what the training on these data said of itself, in numbers by name (see
@@ -48,6 +50,7 @@ class Lab:
     notes: Callable[[Dataset], dict[str, float]] | None = None
     owned: Any = None
     blank: Callable[[jax.Array], Classifier] | None = None
+    fit_learning: Callable[..., tuple[Classifier, dict[str, Any]]] | None = None
 
     @property
     def defended(self) -> bool:

@@ -1,6 +1,7 @@
 """Laws of backdoors: what is true of every registered one, whoever writes the next."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ CALLS = {
     "sig": "sig(frequency=2)",
     "trojan_nn": "trojan_nn(steps=5)",
     "adaptive_patch": "adaptive_patch(size=3)",
+    "input_aware": "input_aware(width=4, mask_steps=5)",
 }
 ATTACKS = [CALLS.get(name, name) for name, e in discover("attack").items() if e.facts["threat"] == "backdoor"]
 
@@ -76,6 +78,20 @@ def test_a_triggered_image_depends_on_itself_alone(text):
     whole = stamped(KEY, trigger, DATA.x[:6])
     np.testing.assert_array_equal(stamped(KEY, trigger, DATA.x[[4]], np.array([4]))[0], whole[4])
     assert np.any(whole != DATA.x[:6])
+
+
+@pytest.mark.parametrize("text", ATTACKS)
+def test_only_who_runs_the_training_learns_a_trigger_in_it(text):
+    attack, made = attack_of(text), poisoned(text, COUNT)
+    assert not attack.learns or attack.access == "train_control"
+    if attack.access == "train_control":
+        assert made.dataset.digest == DATA.digest
+        mode = attack.controlled(build("training", "standard"), made)
+        x, y = jnp.asarray(DATA.x, jnp.float32) / 255, jnp.asarray(DATA.y)
+        bad, labels = mode.tampered(KEY, x, y)
+        changed = np.any(np.asarray(bad != x), axis=(1, 2, 3))
+        assert changed.any() and not np.any(np.asarray(labels != y) & ~changed)
+        assert bad.shape == x.shape and float(bad.min()) >= 0 and float(bad.max()) <= 1
 
 
 @pytest.mark.parametrize("text", ["badnets(relabels='all_to_all')", "wanet(relabels='all_to_all')"])

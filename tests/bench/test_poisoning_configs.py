@@ -31,8 +31,10 @@ FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a
         "sweep.4.attack=influence_poisoning(steps=2)",
     ),
     "certified_poisoning": (
-        *("defence=partitioned(partitions=3, steps=4)", "sweep.0.certifier=deep_partition"),
-        *("sweep.0.budget=count(1)", "sweep.1.budget=count(5)"),
+        *(f"sweep.{i}.defence=partitioned(partitions=3, steps=4)" for i in (0, 2, 3)),
+        *("sweep.0.certifier=deep_partition", "sweep.1.certifier=label_flips", "sweep.2.certifier=run_off_election"),
+        *("sweep.0.budget=count(1)", "sweep.3.budget=count(5)", "sweep.4.budget=flips(5)"),
+        *(f"sweep.{i}.budget=flips(1)" for i in (1, 2)),
     ),
     "byzantine": (
         *("defence=federated(trimmed_mean, clients=5)", "attack=ipm", "budget=byzantine(1)"),
