@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustbench_jax.keys import stream
-from robustbench_jax.learning_curve import Curve, Trace, best, validate
+from robustbench_jax.learning_curve import Curve, Trace, best, constant_answer, validate
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.types import Classifier, Dataset, record
@@ -81,4 +81,5 @@ def _statistics_of(net, params, x, key):
 def finish(key, net, state: Fit, data: Dataset, recipe: Recipe, steps: int) -> tuple[Classifier, Curve]:
     """The model that the recipe returns, and its curve; steps: how many this call took."""
     params = state.best if recipe.keep == "best" else _weights(key, net, state, data, recipe)
-    return Classifier(net, params), Curve.read(state.trace, recipe.keep, recipe.holdout, steps)
+    curve = Curve.read(state.trace, recipe.keep, recipe.holdout, steps, constant_answer(data.y))
+    return Classifier(net, params), curve

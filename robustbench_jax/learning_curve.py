@@ -81,9 +81,9 @@ class Curve:
     the images held out, without and with the attack that the defence watches, None where there are none.
 
     kept: the epoch whose weights were returned, from 1. held: how many images were held out. steps: how many the call
-    that returned this took itself, the others being an earlier one's, which was cut short. notes: what else a training
-    says of itself, in numbers by name. learned: what a training defence learned beside the weights, arrays by name; no
-    part of the description.
+    that returned this took itself, the others being an earlier one's, which was cut short. constant: the accuracy of a
+    model that always gives one answer. notes: what else a training says of itself, in numbers by name. learned: what a
+    training defence learned beside the weights, arrays by name; no part of the description.
     """
 
     loss: tuple[float, ...]
@@ -93,20 +93,21 @@ class Curve:
     kept: int
     held: int = 0
     steps: int = 0
+    constant: float = 0.0
     notes: dict[str, float] = field(default_factory=dict)
     learned: dict[str, jax.Array] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def read(cls, trace: Trace, keep: str, held: int, steps: int) -> "Curve":
+    def read(cls, trace: Trace, keep: str, held: int, steps: int, constant: float = 0.0) -> "Curve":
         columns = {name: tuple(np.asarray(values).tolist()) for name, values in vars(trace).items()}
         known = {name: None if all(map(math.isnan, v)) and name in JUDGED else v for name, v in columns.items()}
         kept = best(trace) + 1 if keep == "best" else len(columns["loss"])
-        return cls(**known, kept=kept, held=held, steps=steps)
+        return cls(**known, kept=kept, held=held, steps=steps, constant=constant)
 
     @property
     def flags(self) -> tuple[str, ...]:
         """What casts doubt on the training, a line each."""
-        epoch = collapse(self.accuracy, self.robust or (), self.held)
+        epoch = collapse(self.accuracy, self.clean or (), self.robust or (), self.held, self.constant)
         return () if epoch is None else (collapsed(self.robust, epoch),)
 
     def description(self) -> dict[str, Any]:
@@ -144,18 +145,31 @@ def validate(
     return float(right.mean()), float(robust.mean())
 
 
-def collapse(accuracy: tuple, robust: tuple, held: int) -> int | None:
+def constant_answer(labels: np.ndarray) -> float:
+    """The accuracy of a model that always answers with the most frequent of labels [N]; no attack lowers it."""
+    return float(np.bincount(labels).max() / len(labels))
+
+
+def collapse(accuracy: tuple, clean: tuple, robust: tuple, held: int, constant: float = 0.0) -> int | None:
     """The first epoch, from 0, at which robust accuracy is below half of its best so far, by more than chance makes
     it (two standard errors of the best), although training accuracy has risen since; None where there is none.
+
+    constant: see `constant_answer`. Epochs whose clean accuracy is not above it by more than chance do not count: what
+    has learnt nothing yet is robust for nothing.
     """
-    top = 0
+    top = None
     for epoch, now in enumerate(robust):
-        most = robust[top]
-        error = math.sqrt(max(most * (1 - most), 0.0) / held)
-        if now < most / 2 and most - now > 2 * error and accuracy[epoch] > accuracy[top]:
-            return epoch
-        top = epoch if now > most else top
+        if top is not None:
+            most = robust[top]
+            if now < most / 2 and most - now > 2 * _error(most, held) and accuracy[epoch] > accuracy[top]:
+                return epoch
+        learnt = clean[epoch] > constant + 2 * _error(constant, held)
+        top = epoch if learnt and (top is None or now > robust[top]) else top
     return None
+
+
+def _error(share: float, held: int) -> float:
+    return math.sqrt(max(share * (1 - share), 0.0) / held)
 
 
 def collapsed(robust: tuple, epoch: int) -> str:
@@ -166,19 +180,21 @@ def collapsed(robust: tuple, epoch: int) -> str:
     )
 
 
-def progress(step: int, total: int, measured, traces: list[Trace], recipe: Recipe) -> Progress:
-    """Means over the models of a stack."""
+def progress(step: int, total: int, measured, traces: list[Trace], recipe: Recipe, labels: np.ndarray) -> Progress:
+    """Means over the models of a stack; labels [N]: what they are trained on."""
     loss, accuracy = (float(np.mean(value)) for value in measured)
     epoch = (step + 1) // (total // recipe.epochs) - 1
     if not recipe.holdout or epoch < 0:
         return Progress(step + 1, total, loss, accuracy)
     clean, robust = (float(np.mean([getattr(t, name)[epoch] for t in traces])) for name in ("clean", "robust"))
     ends = (step + 1) % (total // recipe.epochs) == 0
-    said = [warning(trace, epoch, recipe.holdout) for trace in traces] if ends else []
+    constant = constant_answer(labels)
+    said = [warning(trace, epoch, recipe.holdout, constant) for trace in traces] if ends else []
     return Progress(step + 1, total, loss, accuracy, clean, None if np.isnan(robust) else robust, max(said, default=""))
 
 
-def warning(trace: Trace, epoch: int, held: int) -> str:
+def warning(trace: Trace, epoch: int, held: int, constant: float) -> str:
     """What there is to say at the end of this epoch; nothing if it was to be said before."""
-    accuracy, robust = (tuple(np.asarray(values)[: epoch + 1].tolist()) for values in (trace.accuracy, trace.robust))
-    return collapsed(robust, epoch) if collapse(accuracy, robust, held) == epoch else ""
+    columns = (trace.accuracy, trace.clean, trace.robust)
+    accuracy, clean, robust = (tuple(np.asarray(values)[: epoch + 1].tolist()) for values in columns)
+    return collapsed(robust, epoch) if collapse(accuracy, clean, robust, held, constant) == epoch else ""

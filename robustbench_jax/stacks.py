@@ -135,7 +135,7 @@ def _fit_stack(keys, models, data: Dataset, parts, recipe: Recipe, defence, dire
         if looks(step, total, ends and recipe.holdout):
             require_finite(measured[0], step)
             traces = jax.tree.map(np.asarray, state.trace)
-            report(progress(step, total, measured, [_row(traces, i) for i in range(count)], recipe))
+            report(progress(step, total, measured, [_row(traces, i) for i in range(count)], recipe, data.y))
         if keeper and ends:
             keeper.save(step + 1, state)
     state = jax.tree.map(np.asarray, state)  # to be taken apart on the host

@@ -173,7 +173,7 @@ def fit_in_order(key, model, data: Dataset, held: Dataset, recipe: Recipe, defen
             state = judge(key, model.net, state, data, held, defence, recipe, step // per_epoch)
         if looks(step, total, ends and recipe.holdout):
             require_finite(measured[0], step)
-            report(progress(step, total, measured, [state.trace], recipe))
+            report(progress(step, total, measured, [state.trace], recipe, data.y))
         if keeper and ends:
             keeper.save(step + 1, state)
     fitted, curve = finish(key, model.net, state, data, recipe, total - first)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from robustbench_jax.learning_curve import Trace, best, collapse, validate
+from robustbench_jax.learning_curve import Trace, best, collapse, constant_answer, validate
 from robustbench_jax.registry import build
 from tests import oracles
 
@@ -24,7 +24,15 @@ from tests import oracles
     ],
 )
 def test_a_collapse_is_a_fall_below_half_of_the_best_while_training_accuracy_rises(accuracy, robust, epoch):
-    assert collapse(accuracy, robust, 100) == epoch
+    assert collapse(accuracy, (0.9,) * len(robust), robust, 100, 0.1) == epoch
+
+
+def test_what_gave_one_answer_only_has_not_collapsed_once_it_learns():
+    accuracy, clean, robust = (0.05, 0.1, 0.1, 0.3, 0.5), (0.1, 0.11, 0.1, 0.4, 0.6), (0.1, 0.1, 0.0, 0.2, 0.02)
+    assert collapse(accuracy[:4], clean[:4], robust[:4], 100, 0.1) is None
+    assert collapse(accuracy, clean, robust, 100, 0.1) == 4
+    assert collapse(accuracy, clean, robust, 100) == 2
+    assert constant_answer(np.array([0, 2, 2, 1])) == 0.5
 
 
 @pytest.mark.parametrize("eps", [0.005, 0.02])

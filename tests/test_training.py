@@ -228,12 +228,12 @@ def test_after_equal_averaging_batch_norm_has_the_statistics_of_the_training_ima
 
 def test_what_is_watched_is_reported_and_a_collapse_is_said_once(monkeypatch):
     robust = iter([0.4, 0.6, 0.5, 0.1, 0.0])
-    monkeypatch.setattr(fitting, "validate", lambda *_: (0.75, next(robust)))
+    monkeypatch.setattr(fitting, "validate", lambda *_: (0.875, next(robust)))
     seen, recipe = [], build("recipe", "sgd(epochs=5, batch_size=8, holdout=16)")
     _, curve = fit_with_curve(jax.random.key(1), fresh(), images(), recipe, defence=Busy(), report=seen.append)
     np.testing.assert_allclose(curve.robust, [0.4, 0.6, 0.5, 0.1, 0.0])
     assert [progress.step for progress in seen] == [4, 8, 12, 16, 20]
-    assert [progress.robust for progress in seen] == list(curve.robust) and seen[0].clean == 0.75
+    assert [progress.robust for progress in seen] == list(curve.robust) and seen[0].clean == 0.875
     said = [progress.warning for progress in seen]
     assert said[3].startswith("catastrophic overfitting: robust accuracy on held-out images fell from 0.600 in epoch 2")
     assert said == ["", "", "", said[3], ""] and curve.flags == (said[3],)
