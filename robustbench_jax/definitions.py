@@ -258,6 +258,12 @@ DEFINITIONS = {
         "one training",
         "lower",
     ),
+    "epsilon_data_dependent_told": Definition(
+        "what the privacy loss came to for the votes that there were, with noise of its smooth sensitivity, and what "
+        "telling it costs: may be told, is as often too low as too high, and is no promise",
+        "one training",
+        "lower",
+    ),
     "epsilon_lower": Definition(
         "lower bound of the privacy loss, with 95% confidence, from how well an audit tells inserted canaries apart",
         "canaries",

@@ -72,8 +72,9 @@ class Lab:
     def promises(self, trained_on: Dataset) -> dict[str, Metric]:
         """The epsilon that a private training on these data promises, and what it came to, where it says so."""
         found = {} if self.guarantee is None else {"epsilon": metrics.promise(self.guarantee(len(trained_on)))}
-        name, notes = "epsilon_data_dependent", self.notes(trained_on) if self.notes else {}
-        return found | ({name: metrics.number(name, notes[name], 1)} if name in notes else {})
+        notes = self.notes(trained_on) if self.notes else {}
+        names = [name for name in ("epsilon_data_dependent", "epsilon_data_dependent_told") if name in notes]
+        return found | {name: metrics.number(name, notes[name], 1) for name in names}
 
     def surrogates(self, count: int) -> tuple[Classifier, ...]:
         """So many models trained on the clean data with other seeds than the victim's."""

@@ -102,6 +102,7 @@ def test_the_promise_is_that_of_its_arguments_and_the_note_that_of_the_votes(pla
     assert promised == votes.guarantee(1.0, 1.0, 120, 80, 1e-5) and "80 answers" in promised.terms
     notes = trained()[1].notes
     assert 0 < notes["epsilon_data_dependent"] < promised.epsilon  # teachers agree: certain answers cost little
+    assert notes["epsilon_data_dependent_told"] != notes["epsilon_data_dependent"]
 
 
 def test_the_record_has_the_promise_and_beside_it_what_is_none(place):

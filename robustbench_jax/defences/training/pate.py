@@ -18,13 +18,14 @@ import numpy as np
 
 from robustbench_jax.defences.training.partitioned import fit_ensemble
 from robustbench_jax.defences.training.standard import Standard
-from robustbench_jax.keys import stream
+from robustbench_jax.keys import generator, stream
 from robustbench_jax.learning_curve import Curve, Report, silent
 from robustbench_jax.models.ensemble import Ensemble
 from robustbench_jax.models.features import logits_of
 from robustbench_jax.ops import votes as accounting
 from robustbench_jax.ops.accounting import Guarantee
 from robustbench_jax.ops.partitions import parts
+from robustbench_jax.ops.smooth_sensitivity import told_epsilon
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
 from robustbench_jax.training import TrainingDefence, fit_with_curve
@@ -89,7 +90,7 @@ class PATE(TrainingDefence):
         student, curve = fit_with_curve(
             stream(key, "student"), model, labelled, recipe, defence=Standard(), directory=directory, report=report
         )
-        return student, dataclasses.replace(curve, notes=self._notes(votes, answered, said, asked))
+        return student, dataclasses.replace(curve, notes=self._notes(stream(key, "told"), votes, answered, said, asked))
 
     def _asked(self, data: Dataset, recipe: Recipe) -> Dataset:
         public = self.public.load("train", None).take(self.queries)
@@ -104,14 +105,17 @@ class PATE(TrainingDefence):
             raise UserError(f"pate: batch_size = {recipe.batch_size}: at most {self.answers} images will be answered")
         return public
 
-    def _notes(self, votes: np.ndarray, answered: np.ndarray, said: np.ndarray, asked: Dataset) -> dict[str, float]:
-        """asked: up to the last answer, where there is one too many."""
+    def _notes(self, key, votes: np.ndarray, answered: np.ndarray, said: np.ndarray, asked: Dataset) -> dict:
+        """Of the queries up to the last answer, where there is one too many."""
         seen = len(answered) if answered.sum() < self.answers else int(np.flatnonzero(answered)[-1]) + 1
-        spent = accounting.dependent_epsilon(
-            votes[:seen], answered[:seen], *(float(it) for it in (self.threshold, self.sigma1, self.sigma2, self.delta))
-        )
-        right = float(np.mean(said[answered] == asked.y[answered]))
-        return {"epsilon_data_dependent": spent, "answered": int(answered.sum()), "answers_right": right}
+        noise = tuple(float(it) for it in (self.threshold, self.sigma1, self.sigma2, self.delta))
+        limits = self.queries, self.answers
+        told = told_epsilon(generator(key), votes[:seen], answered[:seen], limits, *noise)
+        return {
+            "epsilon_data_dependent": accounting.dependent_epsilon(votes[:seen], answered[:seen], *noise),
+            "answered": int(answered.sum()),
+            "answers_right": float(np.mean(said[answered] == asked.y[answered])),
+        } | ({} if told is None else {"epsilon_data_dependent_told": told})
 
 
 def aggregated(key: jax.Array, votes: np.ndarray, pate: PATE) -> tuple[np.ndarray, np.ndarray]:
