@@ -16,10 +16,9 @@ import jax
 import numpy as np
 
 from robustbench_jax.keys import stream
-from robustbench_jax.learning_curve import Curve
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.suspects import Victim
-from robustbench_jax.training import TrainingDefence, fit_with_curve
+from robustbench_jax.training import Run, Trained, TrainingDefence, fit_with_curve
 from robustbench_jax.types import Classifier, Dataset, UserError, record
 
 MARK = {"mark": True, "given": ("secret",), "surrogate": "standard"}  # what is registered of every mark
@@ -89,12 +88,9 @@ class Mark(TrainingDefence):
         """The secret key."""
         return stream(jax.random.key(self.secret), self.registered[1])
 
-    def fit(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, **options: Any):
-        """(classifier, curve): `model` trained on the data as the mark changes it, with the mark embedded."""
-        trained: tuple[Classifier, Curve] = fit_with_curve(
-            key, model, self.marked(data), recipe, defence=self.embedding(model, data), **options
-        )
-        return trained
+    def loop(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, run: Run) -> Trained:
+        """On the data as the mark changes it, with the mark embedded."""
+        return fit_with_curve(key, model, self.marked(data), recipe, defence=self.embedding(model, data), run=run)
 
     def marked(self, data: Dataset) -> Dataset:
         """The images that are trained on, in the place of the data."""

@@ -20,6 +20,7 @@ from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.runtime import on_cpu
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.training import (
+    Run,
     TrainingDefence,
     batches,
     fit_in_order,
@@ -78,14 +79,14 @@ def fit_many_with_curves(
     if at_once:
         fitted = _fit_stack(keys, models, data, parts, recipe, defence, directory, report)
     else:
-        places = [None if directory is None else Path(directory) / str(i) for i in range(count)]
-        if has_own(defence, "fit"):
+        run = Run.of(directory, report)
+        if has_own(defence, "loop"):
             raise UserError(f"'{defence.registered[1]}' trains several models itself; train one with it at a time")
         fitted = [
             fit_in_order(
-                each[i], _model(models, i), *map(partial(subset, data), parts[i]), recipe, defence, place, report
+                each[i], _model(models, i), *map(partial(subset, data), parts[i]), recipe, defence, run.inside(str(i))
             )
-            for i, place in enumerate(places)
+            for i in range(count)
         ]
     return models.replace(params=_stack([model.params for model, _ in fitted])), [curve for _, curve in fitted]
 
@@ -106,7 +107,7 @@ def _unperturbed(defence: TrainingDefence) -> bool:
 
 def _alone(defence: TrainingDefence) -> bool:
     """Whether it has a hook that looks at one model on the host, or a loop of its own."""
-    return any(has_own(defence, hook) for hook in ("prepare", "recall", "fit"))
+    return any(has_own(defence, hook) for hook in ("prepare", "recall", "loop"))
 
 
 def _fit_stack(keys, models, data: Dataset, parts, recipe: Recipe, defence, directory, report):

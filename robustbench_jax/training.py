@@ -9,6 +9,7 @@ Shapes: N examples, B batch, C classes.
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,23 @@ EVERY = 20  # steps between two looks at the loss
 
 
 Train = Callable[[str, Classifier, "TrainingDefence"], Classifier]
+Trained = tuple[Classifier, Curve]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where one training keeps its checkpoints, one an epoch (None: nowhere), and whom it tells how it goes."""
+
+    directory: Path | None = None
+    report: Report = silent
+
+    @classmethod
+    def of(cls, directory: str | Path | None, report: Report) -> "Run":
+        return cls(None if directory is None else Path(directory), report)
+
+    def inside(self, name: str) -> "Run":
+        """A training that is part of this one, with a directory of its own inside."""
+        return Run(None if self.directory is None else self.directory / name, self.report)
 
 
 class TrainingDefence:
@@ -103,12 +121,16 @@ class TrainingDefence:
         *,
         directory: str | Path | None = None,
         report: Report = silent,
-    ) -> tuple[Classifier, Curve]:
-        """How `model`, with fresh weights, is trained: as `fit_with_curve` does, unless a defence trains several models
-        or clients.
+    ) -> Trained:
+        """`model`, with fresh weights, trained, and how that went. directory, report: as in `fit`. Not for overriding:
+        a defence that trains several models, or clients, has a `loop` of its own.
         """
+        return self.loop(key, model, data, recipe, Run.of(directory, report))
+
+    def loop(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, run: Run) -> Trained:
+        """What `fit` does."""
         require_one_loop(self)
-        return fit_with_curve(key, model, data, recipe, defence=self, directory=directory, report=report)
+        return fit_with_curve(key, model, data, recipe, defence=self, run=run)
 
     def combine(
         self, key: jax.Array, objective: Callable, weights: Any, batch: tuple, memory: Any
@@ -146,22 +168,21 @@ def fit_with_curve(
     recipe: Recipe,
     *,
     defence: TrainingDefence,
-    directory: str | Path | None = None,
-    report: Report = silent,
-) -> tuple[Classifier, Curve]:
+    run: Run = Run(),
+) -> Trained:
     """As `fit`, with the curve; in this loop, whatever loop of its own the defence may have."""
     train, held = (subset(data, rows) for rows in hold_out(key, len(data), recipe))
-    return fit_in_order(key, model, train, held, recipe, defence, directory, report)
+    return fit_in_order(key, model, train, held, recipe, defence, run)
 
 
-def fit_in_order(key, model, data: Dataset, held: Dataset, recipe: Recipe, defence, directory, report):
+def fit_in_order(key, model, data: Dataset, held: Dataset, recipe: Recipe, defence, run: Run) -> Trained:
     """The loop of `fit_with_curve`, on data and images held out, which are told apart already."""
-    train = partial(_beside, stream(key, "beside"), data, held, recipe, directory, report)
+    train = partial(_beside, stream(key, "beside"), data, held, recipe, run)
     defence = defence.prepare(stream(key, "prepare"), model, data, train)
     per_epoch = steps_per_epoch(len(data), recipe)
     total = per_epoch * recipe.epochs
     state = begin(defence, model, data.x[: recipe.batch_size], recipe, total)
-    keeper = Keeper(directory) if directory is not None else None
+    keeper = Keeper(run.directory) if run.directory is not None else None
     state = keeper.newest(state) if keeper else state
     first, steps = int(state.step), stream(key, "step")
     for step, rows in batches(key, len(data), recipe, defence.replays, first):
@@ -173,26 +194,23 @@ def fit_in_order(key, model, data: Dataset, held: Dataset, recipe: Recipe, defen
             state = judge(key, model.net, state, data, held, defence, recipe, step // per_epoch)
         if looks(step, total, ends and recipe.holdout):
             require_finite(measured[0], step)
-            report(progress(step, total, measured, [state.trace], recipe, data.y))
+            run.report(progress(step, total, measured, [state.trace], recipe, data.y))
         if keeper and ends:
             keeper.save(step + 1, state)
     fitted, curve = finish(key, model.net, state, data, recipe, total - first)
     return fitted, dataclasses.replace(curve, learned=defence.learned(state.memory))
 
 
-def _beside(
-    key, data, held, recipe, directory, report, name: str, model: Classifier, defence: TrainingDefence
-) -> Classifier:
+def _beside(key, data, held, recipe, run: Run, name: str, model: Classifier, defence: TrainingDefence) -> Classifier:
     """A model that a defence needs for the training of another one; trained once, as long as its directory is there."""
-    inner = None if directory is None else Path(directory) / name
-    return fit_in_order(stream(key, name), model, data, held, recipe, defence, inner, report)[0]
+    return fit_in_order(stream(key, name), model, data, held, recipe, defence, run.inside(name))[0]
 
 
 def require_one_loop(defence: TrainingDefence) -> None:
     """UserError for a defence around one that has a training loop of its own, which would be passed over."""
     inner = getattr(defence, "defence", None)
     while isinstance(inner, TrainingDefence):
-        if has_own(inner, "fit"):
+        if has_own(inner, "loop"):
             around, name = defence.registered[1], inner.registered[1]
             raise UserError(f"'{name}' has a training loop of its own, and cannot be inside '{around}'")
         inner = getattr(inner, "defence", None)

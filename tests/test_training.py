@@ -155,7 +155,7 @@ def test_a_run_that_is_killed_anywhere_ends_with_the_same_curve_and_weights_bit_
     recipe = build("recipe", f"sgd(epochs=5, batch_size=8, augmentation='flip', holdout=16, keep='best', {average})")
 
     def run(**options):
-        return fit_with_curve(jax.random.key(1), normed(), images(), recipe, defence=Busy(), **options)
+        return Busy().fit(jax.random.key(1), normed(), images(), recipe, **options)
 
     def kill(after):
         def stop(progress):
@@ -177,7 +177,7 @@ def test_a_run_that_is_killed_anywhere_ends_with_the_same_curve_and_weights_bit_
 def test_the_curve_has_the_means_of_what_was_reported(monkeypatch):
     monkeypatch.setattr(training, "EVERY", 1)
     seen, recipe = [], build("recipe", "sgd(epochs=3, batch_size=8)")
-    _, curve = fit_with_curve(jax.random.key(1), fresh(), images(), recipe, defence=STANDARD, report=seen.append)
+    _, curve = STANDARD.fit(jax.random.key(1), fresh(), images(), recipe, report=seen.append)
     for name in ("loss", "accuracy"):
         means = np.reshape([getattr(progress, name) for progress in seen], (3, 6)).mean(1)
         np.testing.assert_allclose(getattr(curve, name), means, rtol=1e-6)
@@ -230,7 +230,7 @@ def test_what_is_watched_is_reported_and_a_collapse_is_said_once(monkeypatch):
     robust = iter([0.4, 0.6, 0.5, 0.1, 0.0])
     monkeypatch.setattr(fitting, "validate", lambda *_: (0.875, next(robust)))
     seen, recipe = [], build("recipe", "sgd(epochs=5, batch_size=8, holdout=16)")
-    _, curve = fit_with_curve(jax.random.key(1), fresh(), images(), recipe, defence=Busy(), report=seen.append)
+    _, curve = Busy().fit(jax.random.key(1), fresh(), images(), recipe, report=seen.append)
     np.testing.assert_allclose(curve.robust, [0.4, 0.6, 0.5, 0.1, 0.0])
     assert [progress.step for progress in seen] == [4, 8, 12, 16, 20]
     assert [progress.robust for progress in seen] == list(curve.robust) and seen[0].clean == 0.875

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from robustbench_jax.models import build_model
-from robustbench_jax.registry import build, canonical, discover, short
+from robustbench_jax.registry import build, canonical, discover, entry, short
 from robustbench_jax.stacks import gains
-from robustbench_jax.training import fit
+from robustbench_jax.training import TrainingDefence, fit
 from robustbench_jax.types import Dataset, UserError
 
 SHORT = "pgd(steps=1)"
@@ -124,6 +124,12 @@ def test_what_validation_is_to_watch_is_an_attack_and_its_budget_or_nothing(name
     if watched is not None:
         attack, budget = watched
         assert attack.registered[0] == "attack" and budget.registered[0] == "budget"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loop_of_its_own_is_called_loop(name):
+    """What asks whether there is one looks for that name (training.py)."""
+    assert entry("training", name).make.fit is TrainingDefence.fit
 
 
 def test_a_defence_with_a_loop_of_its_own_is_never_trained_as_one_of_a_stack():

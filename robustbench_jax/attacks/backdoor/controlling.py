@@ -26,7 +26,7 @@ class Controlled(TrainingDefence):
     def __post_init__(self):
         own = type(self.defence)
         changed = [
-            hook for hook in ("fit", "perturb", "combine") if getattr(own, hook) is not getattr(TrainingDefence, hook)
+            hook for hook in ("loop", "perturb", "combine") if getattr(own, hook) is not getattr(TrainingDefence, hook)
         ]
         if changed:
             name = self.defence.registered[1]

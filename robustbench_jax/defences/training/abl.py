@@ -7,7 +7,6 @@ Departs from the paper: losses that decide are of images that are not augmented,
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,10 +17,9 @@ import optax
 from robustbench_jax.defences.data.seen import losses_of
 from robustbench_jax.defences.training.standard import Standard
 from robustbench_jax.keys import stream
-from robustbench_jax.learning_curve import Curve, Report, silent
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
-from robustbench_jax.training import TrainingDefence, fit_with_curve
+from robustbench_jax.training import Run, Trained, TrainingDefence, fit_with_curve
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
 
 
@@ -61,28 +59,18 @@ class ABL(TrainingDefence):
         if not 0 < self.isolated < 0.5:
             raise UserError(f"abl: isolated = {self.isolated} must be above 0 and below 0.5")
 
-    def fit(
-        self,
-        key: jax.Array,
-        model: Classifier,
-        data: Dataset,
-        recipe: Recipe,
-        *,
-        directory: str | Path | None = None,
-        report: Report = silent,
-    ) -> tuple[Classifier, Curve]:
+    def loop(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, run: Run) -> Trained:
         """The curve is that of the training on what is left."""
         if self.early >= recipe.epochs:
             raise UserError(f"abl: early = {self.early} of {recipe.epochs} epochs: some must be left after them")
-        places = [None if directory is None else Path(directory) / name for name in ("early", "rest")]
         first = dataclasses.replace(recipe, epochs=self.early)
-        options = {"defence": LocalAscent(self.gamma), "directory": places[0], "report": report}
-        begun, _ = fit_with_curve(stream(key, "early"), model, data, first, **options)
+        ascent = LocalAscent(self.gamma)
+        begun, _ = fit_with_curve(stream(key, "early"), model, data, first, defence=ascent, run=run.inside("early"))
         order = np.argsort(losses_of(begun, data), kind="stable")
         count = max(1, round(self.isolated * len(data)))
         fast, rest = (data.rows(np.sort(rows)) for rows in (order[:count], order[count:]))
         later = dataclasses.replace(recipe, epochs=recipe.epochs - self.early)
-        options = {"defence": Standard(), "directory": places[1], "report": report}
-        trained, curve = fit_with_curve(stream(key, "rest"), begun, rest, later, **options)
+        plain = {"defence": Standard(), "run": run.inside("rest")}
+        trained, curve = fit_with_curve(stream(key, "rest"), begun, rest, later, **plain)
         again = dataclasses.replace(self.unlearning, batch_size=min(self.unlearning.batch_size, count))
         return fit_with_curve(stream(key, "unlearn"), trained, fast, again, defence=Ascent())[0], curve

@@ -4,7 +4,6 @@ Reference: Jia, Cao & Gong, AAAI 2021, arXiv:2008.04495. A few poisons among man
 depends on the key alone, never on the images; each model trains as one of `partitioned` does.
 """
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,11 +11,10 @@ import numpy as np
 
 from robustbench_jax.defences.training.partitioned import fit_ensemble
 from robustbench_jax.keys import stream
-from robustbench_jax.learning_curve import Curve, Report, silent
 from robustbench_jax.models.ensemble import Ensemble
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
-from robustbench_jax.training import TrainingDefence
+from robustbench_jax.training import Run, Trained, TrainingDefence
 from robustbench_jax.types import Classifier, Dataset, record, require_positive, static
 
 
@@ -34,18 +32,9 @@ class Bagged(TrainingDefence):
     def __post_init__(self):
         require_positive("bagged", models=self.models, draws=self.draws, steps=self.steps)
 
-    def fit(
-        self,
-        key: jax.Array,
-        model: Classifier,
-        data: Dataset,
-        recipe: Recipe,
-        *,
-        directory: str | Path | None = None,
-        report: Report = silent,
-    ) -> tuple[Classifier, Curve]:
+    def loop(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, run: Run) -> Trained:
         """A run that was killed begins anew."""
         drawn: Any = jax.random.randint(stream(key, "bags"), (self.models, self.draws), 0, len(data))
         rows = list(np.asarray(drawn))
-        params, curve = fit_ensemble("bagged", key, model, data, recipe, rows, self.steps, report)
+        params, curve = fit_ensemble("bagged", key, model, data, recipe, rows, self.steps, run.report)
         return Classifier(Ensemble(model.net, self.models, 1, self.draws, len(data)), params), curve

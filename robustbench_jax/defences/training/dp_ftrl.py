@@ -11,7 +11,6 @@ Shapes: N images, B batch.
 
 import math
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,12 +18,12 @@ import optax
 
 from robustbench_jax.defences.training.dp_sgd import EVERY, clipped_part, sampling
 from robustbench_jax.keys import stream
-from robustbench_jax.learning_curve import Curve, Progress, Report, Trace, silent
+from robustbench_jax.learning_curve import Curve, Progress, Trace
 from robustbench_jax.models.per_example import require_separate
 from robustbench_jax.ops.accounting import Guarantee, gaussian_guarantee
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
-from robustbench_jax.training import TrainingDefence
+from robustbench_jax.training import Run, Trained, TrainingDefence
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive
 
 
@@ -60,16 +59,7 @@ class DPFTRL(TrainingDefence):
         seen = recipe.epochs * levels(sampling(recipe, images)[1] // recipe.epochs)
         return float(self.noise) or get_sigma_gaussian(float(self.epsilon), float(self.delta)) * math.sqrt(seen)
 
-    def fit(
-        self,
-        key: jax.Array,
-        model: Classifier,
-        data: Dataset,
-        recipe: Recipe,
-        *,
-        directory: str | Path | None = None,
-        report: Report = silent,
-    ) -> tuple[Classifier, Curve]:
+    def loop(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, run: Run) -> Trained:
         """A run that was killed begins anew. Raises UserError for batch norm and for a recipe that holds images out."""
         require_separate("dp_ftrl", model.net, model.params)
         if recipe.holdout or recipe.averages:
@@ -96,7 +86,7 @@ class DPFTRL(TrainingDefence):
             if (step + 1) % EVERY == 0 or step + 1 == total:
                 if not np.isfinite(loss):
                     raise UserError(f"the loss is {loss} at step {step + 1}: lower the learning rate")
-                report(Progress(step + 1, total, loss, right))
+                run.report(Progress(step + 1, total, loss, right))
         return model.replace(params=params), Curve.read(trace, "last", 0, total)
 
 

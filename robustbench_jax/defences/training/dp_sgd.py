@@ -12,7 +12,6 @@ Shapes: N images, B batch, K copies.
 
 import math
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,12 +20,12 @@ import numpy as np
 import optax
 
 from robustbench_jax.keys import stream
-from robustbench_jax.learning_curve import Curve, Progress, Report, Trace, silent
+from robustbench_jax.learning_curve import Curve, Progress, Trace
 from robustbench_jax.models.per_example import METHODS, clipped_sum, require_separate
 from robustbench_jax.ops.accounting import ACCOUNTANTS, Guarantee, guarantee, noise_for
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
-from robustbench_jax.training import TrainingDefence, augmented
+from robustbench_jax.training import Run, Trained, TrainingDefence, augmented
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
 
 EVERY = 20
@@ -67,16 +66,7 @@ class DPSGD(TrainingDefence):
         noise = float(self.noise) or noise_for(float(self.epsilon), rate, steps, float(self.delta), self.accountant)
         return guarantee(noise, rate, steps, float(self.delta), self.accountant)
 
-    def fit(
-        self,
-        key: jax.Array,
-        model: Classifier,
-        data: Dataset,
-        recipe: Recipe,
-        *,
-        directory: str | Path | None = None,
-        report: Report = silent,
-    ) -> tuple[Classifier, Curve]:
+    def loop(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, run: Run) -> Trained:
         """A run that was killed begins anew. Raises UserError for batch norm and for a recipe that holds images out."""
         require_separate("dp_sgd", model.net, model.params)
         if recipe.holdout or recipe.averages:
@@ -114,7 +104,7 @@ class DPSGD(TrainingDefence):
             if (step + 1) % EVERY == 0 or step + 1 == total:
                 if not np.isfinite(loss):
                     raise UserError(f"the loss is {loss} at step {step + 1}: lower the learning rate")
-                report(Progress(step + 1, total, float(loss), float(right)))
+                run.report(Progress(step + 1, total, float(loss), float(right)))
         return model.replace(params=params), Curve.read(trace, "last", 0, total)
 
 

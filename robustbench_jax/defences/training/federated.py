@@ -4,17 +4,15 @@ Reference: robust aggregation with client momentum: Karimireddy, He & Jaggi, ICM
 al., ICML 2022, arXiv:2205.12173. The recipe says how many images a client draws in a step, and the learning rate.
 """
 
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from robustbench_jax.federation import ByzantineAttack, federate, shards
 from robustbench_jax.keys import stream
-from robustbench_jax.learning_curve import Curve, Report, silent
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
-from robustbench_jax.training import TrainingDefence
+from robustbench_jax.training import Run, Trained, TrainingDefence
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
 
 
@@ -53,16 +51,7 @@ class Federated(TrainingDefence):
         """With f clients in the hands of an attacker."""
         return self.replace(attack=attack, f=f)
 
-    def fit(
-        self,
-        key: jax.Array,
-        model: Classifier,
-        data: Dataset,
-        recipe: Recipe,
-        *,
-        directory: str | Path | None = None,
-        report: Report = silent,
-    ) -> tuple[Classifier, Curve]:
+    def loop(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, run: Run) -> Trained:
         """A run that was killed begins anew."""
         dealt = shards(stream(key, "shards"), data.y, self.clients, self.dirichlet, self.classes_each)
         declared = self.f if self.declared < 0 else self.declared
@@ -77,5 +66,5 @@ class Federated(TrainingDefence):
             declared=declared,
             attack=self.attack,
             f=self.f,
-            report=report,
+            report=run.report,
         )

@@ -14,7 +14,7 @@ from robustbench_jax.defences.training.standard import Standard
 from robustbench_jax.models.net import with_params
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
-from robustbench_jax.training import TrainingDefence, fit_with_curve
+from robustbench_jax.training import Run, Trained, TrainingDefence, fit_with_curve
 from robustbench_jax.types import Classifier, Dataset, UserError, record
 
 HEAD = "head/"
@@ -38,9 +38,9 @@ class HeadOnly(TrainingDefence):
             raise UserError("head_only: the model has no head of its own")
         return begun.replace(params=begun.params | head)
 
-    def fit(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, **options: Any):
+    def loop(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, run: Run) -> Trained:
         model = self.initialise(model)
         narrow = dataclasses.replace(model.net, weights=frozenset(n for n in model.net.weights if n.startswith(HEAD)))
-        fitted, curve = fit_with_curve(key, model.replace(net=narrow), data, recipe, defence=Standard(), **options)
+        fitted, curve = fit_with_curve(key, model.replace(net=narrow), data, recipe, defence=Standard(), run=run)
         head = {name: value for name, value in fitted.params.items() if name.startswith(HEAD)}
         return model.replace(params=model.params | head), curve

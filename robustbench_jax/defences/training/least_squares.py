@@ -6,18 +6,16 @@ come from other data or from training without labels; these are the network's as
 Shapes: N images, F features, C classes.
 """
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustbench_jax.learning_curve import Curve, Report, silent
+from robustbench_jax.learning_curve import Curve
 from robustbench_jax.models.features import features_of
 from robustbench_jax.models.readout import LABELS, SPEAKERS, Readout
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
-from robustbench_jax.training import TrainingDefence
+from robustbench_jax.training import Run, Trained, TrainingDefence
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive
 
 
@@ -31,16 +29,7 @@ class LeastSquares(TrainingDefence):
     def __post_init__(self):
         require_positive("least_squares", penalty=self.penalty)
 
-    def fit(
-        self,
-        key: jax.Array,
-        model: Classifier,
-        data: Dataset,
-        recipe: Recipe,
-        *,
-        directory: str | Path | None = None,
-        report: Report = silent,
-    ) -> tuple[Classifier, Curve]:
+    def loop(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, run: Run) -> Trained:
         if "head/kernel" not in model.params or model.params["head/kernel"].ndim != 2:
             raise UserError("least_squares: the model has no dense head of its own; take e.g. mlp([512])")
         features = features_of(model, data.x)

@@ -13,19 +13,18 @@ Shapes: n images, F pixels, C classes.
 
 import math
 from importlib.metadata import version
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from robustbench_jax.keys import generator, stream
-from robustbench_jax.learning_curve import Curve, Progress, Report, silent
+from robustbench_jax.learning_curve import Curve, Progress
 from robustbench_jax.ops.accounting import Guarantee
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.regression import log_shares, slope_left, softmax_minimum
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
-from robustbench_jax.training import TrainingDefence
+from robustbench_jax.training import Run, Trained, TrainingDefence
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive
 
 SLACK = 0.01  # of the gradient that may be left, over L / n
@@ -64,16 +63,7 @@ class OutputPerturbation(TrainingDefence):
 
         return self.distance(images) * get_sigma_gaussian(float(self.epsilon), float(self.delta))
 
-    def fit(
-        self,
-        key: jax.Array,
-        model: Classifier,
-        data: Dataset,
-        recipe: Recipe,
-        *,
-        directory: str | Path | None = None,
-        report: Report = silent,
-    ) -> tuple[Classifier, Curve]:
+    def loop(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, run: Run) -> Trained:
         """A run that was killed begins anew. Raises UserError for anything but a linear model, and where the minimum
         was not come near enough to.
         """
@@ -86,7 +76,7 @@ class OutputPerturbation(TrainingDefence):
             raise UserError(f"output_perturbation: a gradient of {left:.2g} is left, above {allowed:.2g}; raise l2")
         logs = log_shares(x, weights)
         loss, right = -float(np.mean(logs[np.arange(len(data)), data.y])), float(np.mean(logs.argmax(-1) == data.y))
-        report(Progress(1, 1, loss, right))
+        run.report(Progress(1, 1, loss, right))
         noisy = weights + self._noise(stream(key, "noise"), weights.shape, len(data))
         params = model.params | {
             "head/kernel": noisy[:-1].astype(np.float32),

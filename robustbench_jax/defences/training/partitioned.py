@@ -10,7 +10,6 @@ Shapes: M models, S images of the largest, B batch.
 """
 
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ import optax
 from flax import nnx
 
 from robustbench_jax.keys import stream
-from robustbench_jax.learning_curve import Curve, Progress, Report, silent
+from robustbench_jax.learning_curve import Curve, Progress, Report
 from robustbench_jax.models.ensemble import Ensemble
 from robustbench_jax.models.net import Params
 from robustbench_jax.ops.images import as_unit
@@ -27,7 +26,7 @@ from robustbench_jax.ops.partitions import parts
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
 from robustbench_jax.stacks import gains
-from robustbench_jax.training import TrainingDefence
+from robustbench_jax.training import Run, Trained, TrainingDefence
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
 
 
@@ -45,20 +44,11 @@ class Partitioned(TrainingDefence):
         if self.spread > self.partitions * self.spread - 1 and self.spread > 1:
             raise UserError(f"partitioned: spread = {self.spread} is too large for {self.partitions} partitions")
 
-    def fit(
-        self,
-        key: jax.Array,
-        model: Classifier,
-        data: Dataset,
-        recipe: Recipe,
-        *,
-        directory: str | Path | None = None,
-        report: Report = silent,
-    ) -> tuple[Classifier, Curve]:
+    def loop(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, run: Run) -> Trained:
         """A run that was killed begins anew."""
         count = self.partitions * self.spread
         rows = parts(data.x, data.y, count, self.spread)
-        params, curve = fit_ensemble("partitioned", key, model, data, recipe, rows, self.steps, report)
+        params, curve = fit_ensemble("partitioned", key, model, data, recipe, rows, self.steps, run.report)
         return Classifier(Ensemble(model.net, count, self.spread), params), curve
 
 

@@ -10,7 +10,6 @@ Shapes: Q public images, M teachers, C classes.
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +18,6 @@ import numpy as np
 from robustbench_jax.defences.training.partitioned import fit_ensemble
 from robustbench_jax.defences.training.standard import Standard
 from robustbench_jax.keys import generator, stream
-from robustbench_jax.learning_curve import Curve, Report, silent
 from robustbench_jax.models.ensemble import Ensemble
 from robustbench_jax.models.features import logits_of
 from robustbench_jax.ops import votes as accounting
@@ -28,7 +26,7 @@ from robustbench_jax.ops.partitions import parts
 from robustbench_jax.ops.smooth_sensitivity import told_epsilon
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
-from robustbench_jax.training import TrainingDefence, fit_with_curve
+from robustbench_jax.training import Run, Trained, TrainingDefence, fit_with_curve
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
 
 
@@ -63,22 +61,13 @@ class PATE(TrainingDefence):
         noise = float(self.sigma1), float(self.sigma2)
         return accounting.guarantee(*noise, self.queries, self.answers, float(self.delta))
 
-    def fit(
-        self,
-        key: jax.Array,
-        model: Classifier,
-        data: Dataset,
-        recipe: Recipe,
-        *,
-        directory: str | Path | None = None,
-        report: Report = silent,
-    ) -> tuple[Classifier, Curve]:
+    def loop(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, run: Run) -> Trained:
         """A run that was killed begins anew with its teachers. Raises UserError where public images are private ones
         as well, and where too few are answered to fill a batch.
         """
         asked = self._asked(data, recipe)
         rows = parts(data.x, data.y, self.teachers, 1)
-        params, _ = fit_ensemble("pate", stream(key, "teachers"), model, data, recipe, rows, self.steps, report)
+        params, _ = fit_ensemble("pate", stream(key, "teachers"), model, data, recipe, rows, self.steps, run.report)
         votes = logits_of(Classifier(Ensemble(model.net, self.teachers), params), asked.x)
         answered, said = aggregated(stream(key, "noise"), votes, self)
         if answered.sum() < recipe.batch_size:
@@ -87,9 +76,7 @@ class PATE(TrainingDefence):
                 f"lower threshold = {float(self.threshold):g}, or the batch size"
             )
         labelled = Dataset(asked.x[answered], said[answered].astype(np.int32), data.classes, "answered")
-        student, curve = fit_with_curve(
-            stream(key, "student"), model, labelled, recipe, defence=Standard(), directory=directory, report=report
-        )
+        student, curve = fit_with_curve(stream(key, "student"), model, labelled, recipe, defence=Standard(), run=run)
         return student, dataclasses.replace(curve, notes=self._notes(stream(key, "told"), votes, answered, said, asked))
 
     def _asked(self, data: Dataset, recipe: Recipe) -> Dataset:
