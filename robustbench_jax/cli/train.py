@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from robustbench_jax.bench import console, workshop
+from robustbench_jax.bench import console, victims
 from robustbench_jax.bench.cells import require_seed
 from robustbench_jax.data import load_dataset
 from robustbench_jax.ops.judge import predict
@@ -24,7 +24,7 @@ def train(options: argparse.Namespace) -> int:
     out = Path(options.out or Path("models", "-".join(parts)))
     data = load_dataset(options.dataset, "train")
     with console.progress() as bars:
-        model = workshop.train(
+        model = victims.train(
             what | {"data": data.digest}, data, out, lambda progress: bars.training(options.model, progress)
         )
     test = load_dataset(options.dataset, "test")

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from robustbench_jax.bench import workshop as workshops
+from robustbench_jax.bench import victims
 from robustbench_jax.bench.cells import make_cell
 from robustbench_jax.bench.workshop import Workshop
 from robustbench_jax.models import files
+from robustbench_jax.types import UserError
 
 RECIPE = "sgd(epochs=2, batch_size=8, holdout=8)"
 
@@ -62,7 +63,7 @@ def test_a_stack_that_was_killed_goes_on_where_it_was(tmp_path, cells):
 
 def test_a_stack_is_made_of_those_that_have_not_begun_and_never_of_convolutions(tmp_path, cells, monkeypatch):
     told = []
-    monkeypatch.setattr(workshops, "fit_many_with_curves", lambda keys, *_, **__: told.append(len(keys)) or 1 / 0)
+    monkeypatch.setattr(victims, "fit_many_with_curves", lambda keys, *_, **__: told.append(len(keys)) or 1 / 0)
     workshop = Workshop(tmp_path / "victims")
     workshop.victim(cells[0])
     workshop.expect(cells)
@@ -80,7 +81,7 @@ def test_what_is_wrong_with_a_stack_is_left_to_each_model_alone(tmp_path, cells)
     cells = [cell.model_copy(update={"recipe": diverging}) for cell in cells]
     workshop = Workshop(tmp_path / "victims")
     workshop.expect(cells)
-    with pytest.raises(workshops.UserError, match="lower the learning rate"):
+    with pytest.raises(UserError, match="lower the learning rate"):
         workshop.victim(cells[0])
     assert not list((tmp_path / "victims").glob("stack-*"))
 
