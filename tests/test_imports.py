@@ -9,6 +9,7 @@ import robustbench_jax
 
 ROOT = Path(robustbench_jax.__file__).parent
 LAYERS = [
+    ("pytrees",),
     ("types",),
     ("registry", "keys", "definitions", "references", "whole_files", "signing", "sealing"),
     ("toml_tables",),
