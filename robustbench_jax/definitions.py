@@ -451,3 +451,39 @@ DEFINITIONS = {
         "mean number of gradient evaluations of the model that the attack spent", "attacked images", "higher"
     ),
 }
+
+HEADINGS = {  # where the key, with blanks, says too little
+    "membership_auc": "membership AUC",
+    "membership_tpr_1": "TPR at 1% FPR",
+    "membership_tpr_01": "TPR at 0.1% FPR",
+    "membership_tpr_001": "TPR at 0.01% FPR",
+    "membership_fpr_1": "FPR there was, of 1%",
+    "membership_fpr_01": "FPR there was, of 0.1%",
+    "membership_fpr_001": "FPR there was, of 0.01%",
+    "backdoor_success_rate": "backdoor success rate (ASR)",
+    "triggered_accuracy": "triggered accuracy (RA)",
+    "defence_effectiveness": "defence effectiveness (DER)",
+    "poisons_removed": "poisons removed (TPR)",
+    "clean_removed": "clean images removed (FPR)",
+    "poison_auc": "AUC of the data defence",
+    "detection_auc": "AUC of the detector",
+    "epsilon": "epsilon promised",
+    "epsilon_data_dependent": "epsilon of these votes (private)",
+    "epsilon_lower": "epsilon audited",
+    "epsilon_lower_fdp": "epsilon audited, f-DP",
+    "epsilon_gaussian": "epsilon audited, if Gaussian",
+    "reconstruction_psnr": "PSNR in dB",
+    "reconstruction_ssim": "SSIM",
+    "class_mean_ssim": "SSIM with the class's mean",
+    "feature_distance": "distance to the class's mean",
+    "nearest_distance": "distance to the nearest image",
+    "update_ms": "ms a request",
+    "null_mean": "unmarked models, mean",
+    "null_max": "unmarked models, largest",
+    "p_value": "p-value",
+}
+
+
+def heading(metric: str) -> str:
+    """What people read in the place of a metric's key in records."""
+    return HEADINGS.get(metric) or metric.replace("_", " ")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from robustbench_jax import metrics
+from robustbench_jax.definitions import HEADINGS, heading
 
 CLEAN = np.array([True] * 8 + [False] * 2)
 ROBUST = np.array([True] * 5 + [False] * 5)
@@ -31,6 +32,11 @@ def found():
 )
 def test_every_evasion_metric_has_its_own_denominator(found, name, value, n):
     assert found[name].value == pytest.approx(value) and found[name].n == n
+
+
+def test_people_read_words_where_a_key_says_too_little():
+    assert heading("membership_tpr_01") == "TPR at 0.1% FPR"
+    assert heading("clean_accuracy") == "clean accuracy" and set(HEADINGS) <= set(metrics.DEFINITIONS)
 
 
 def test_every_metric_carries_its_interval_and_definition(found):

@@ -31,9 +31,8 @@ OF_TRAINING = ("data_defence", "inspection")  # only where the threat is to the 
 USED = {"backdoor": OF_TRAINING, "poisoning": ("data_defence",), "monitoring": ("monitor",)}  # by threat
 OF_SOME = (*OF_TRAINING, "monitor")  # only where the threat has a use for it
 AUDITS = ("audit", "repeated_audit", "white_box_audit")
-UNDEFENDED = ("byzantine", "attribute", *AUDITS, "model_inversion")  # threats that no model defence is for
 OPTIONAL = (*METHODS, "model_defence", *OF_SOME)  # left out of the id where they are empty
-UNDEFENDED = ("byzantine", "attribute", "audit", "model_inversion", "ownership")  # where no model defence is of use
+UNDEFENDED = ("byzantine", "attribute", *AUDITS, "model_inversion", "ownership")  # where no model defence is of use
 SEEDS = 2**32  # jax.random.key tells no more apart
 
 

@@ -25,6 +25,7 @@ from robustbench_jax.bench.cells import Cell
 from robustbench_jax.bench.evaluation import Evaluation
 from robustbench_jax.bench.leaderboard import alarms, tables
 from robustbench_jax.bench.records import Record
+from robustbench_jax.definitions import heading
 from robustbench_jax.models import zoo
 from robustbench_jax.registry import discover
 
@@ -153,7 +154,7 @@ def show_record(record: Record) -> None:
     for name, m in record.metrics.items():
         known = m.value is not None
         interval = f"{m.low:.4g} – {m.high:.4g}" if known and m.low is not None else "–"
-        table.add_row(name.replace("_", " "), f"{m.value:.4g}" if known else "–", interval, str(m.n))
+        table.add_row(heading(name), f"{m.value:.4g}" if known else "–", interval, str(m.n))
     err.print(table)
     if record.cell.certifier:
         err.print(_certifier(record))

@@ -37,7 +37,7 @@ from robustbench_jax.bench.curves import Curve, along_eps, along_queries
 from robustbench_jax.bench.leaderboard import Row, Table, alarms, tables
 from robustbench_jax.bench.records import MetricValue, Record
 from robustbench_jax.bench.sheets import Sheet
-from robustbench_jax.metrics import DEFINITIONS
+from robustbench_jax.definitions import DEFINITIONS, heading
 from robustbench_jax.whole_files import write_whole
 
 FORMATS = ("md", "csv", "tex", "html")
@@ -57,7 +57,7 @@ CAPTIONS = {
 }
 CSV_HEAD = (
     *("threat", "dataset", "split", "examples", "model", "defence", "recipe", "attack", "budget", "seed"),
-    *("status", "metric", "value", "low", "high", "n", "cell"),
+    *("status", "metric", "value", "low", "high", "n", "cell", "heading"),
 )
 CSV_MORE = ("certifier", "model_defence", "data_defence", "inspection", "monitor")
 TEX = {
@@ -169,7 +169,7 @@ def table_csv(records: list[Record]) -> str:
         how = [cell.show(name) for name in ("model", "defence", "recipe", "attack", *more, "budget")]
         for metric, m in record.metrics.items() or [("", MetricValue(value=None, n=0, low=None, high=None))]:
             values = ["" if value is None else value for value in (m.value, m.low, m.high)]
-            writer.writerow([*what, *how, cell.seed, record.status, metric, *values, m.n, record.id])
+            writer.writerow([*what, *how, cell.seed, record.status, metric, *values, m.n, record.id, heading(metric)])
     return file.getvalue()
 
 
@@ -221,6 +221,7 @@ def html(
         "made_with": made_with,
         "p": _p,
         "heads": heads,
+        "heading": heading,
     }
     template = resources.files("robustbench_jax.bench").joinpath("templates/leaderboard.html.j2").read_text()
     seconds = sum(record.timing.run_s + record.timing.compile_s for record in records)

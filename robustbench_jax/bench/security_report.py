@@ -14,7 +14,7 @@ from robustbench_jax.bench.findings import ERROR, FAILS, HOLDS, UNDECIDED, Findi
 from robustbench_jax.bench.lifecycle import Item, checklist
 from robustbench_jax.bench.security_policy import LIMITS, SecurityPolicy
 from robustbench_jax.bench.sheets import bar
-from robustbench_jax.definitions import DEFINITIONS
+from robustbench_jax.definitions import DEFINITIONS, heading
 from robustbench_jax.registry import entry
 from robustbench_jax.whole_files import write_whole
 
@@ -204,7 +204,7 @@ def rendered(report: SecurityReport, template: str, *, escape: bool) -> str:
     environment = jinja2.Environment(
         autoescape=escape, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {f.__name__: f for f in (before, family, number, tried, wanted)}
+    environment.filters |= {f.__name__: f for f in (before, family, heading, number, tried, wanted)}
     text = resources.files("robustbench_jax.bench").joinpath(f"templates/{template}").read_text()
     return environment.from_string(text).render(
         report=report,

@@ -76,6 +76,10 @@ def test_inspections_are_compared_with_models_of_clean_data(monkeypatch):
         ({"attack": "pgd", "budget": "linf(0.1)", "data_defence": "deep_knn"}, "threat 'evasion' has no use for it"),
         ({"attack": "label_flip", "inspection": "neural_cleanse"}, "threat 'poisoning' has no use for it"),
         ({"attack": "ipm", "budget": "byzantine(2)", "model_defence": "clp"}, "threat 'byzantine' has no use for it"),
+        (
+            {"attack": "multi_run_audit", "budget": "runs(8)", "model_defence": "jpeg(75)"},
+            "threat 'repeated_audit' has no use for it",
+        ),
         ({"attack": "wanet_noise", "data_defence": "deep_knn"}, "the attacker runs the training"),
     ],
 )
