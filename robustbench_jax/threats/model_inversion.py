@@ -61,8 +61,8 @@ def run(
         "inversion_accuracy": metrics.proportion("inversion_accuracy", said["judge"] == labels),
         "inversion_confidence": metrics.proportion("inversion_confidence", said["victim"] == labels),
         "class_mean_ssim": metrics.mean("class_mean_ssim", alike),
-        "feature_distance": metrics.mean("feature_distance", centre),
-        "nearest_distance": metrics.mean("nearest_distance", nearest),
+        "feature_distance": metrics.mean("feature_distance", centre[~np.isnan(centre)]),
+        "nearest_distance": metrics.mean("nearest_distance", nearest[~np.isnan(nearest)]),
         "clean_accuracy": metrics.proportion("clean_accuracy", test),
     }
     artefacts = {"reconstructions": rounded, "labels": labels, "judged": said["judge"], "means": means}
@@ -73,14 +73,16 @@ def distances(
     judge: Classifier, x: np.ndarray, labels: np.ndarray, train: Dataset, test: Dataset, runtime: Runtime = Runtime()
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of images x uint8 [B, D] of classes labels [B], each [B]: the distance in the judge's features to the mean of the
-    class's training images, and to the nearest of them; over the mean distance of the class's test images.
+    class's training images, and to the nearest of them; over the mean distance of the class's test images. NaN where
+    that is 0 (the judge has dead features) or there are none.
     """
     own, seen, unseen = (features_of(judge, it, runtime) for it in (x, train.x, test.x))
     centre, nearest = np.zeros(len(x)), np.zeros(len(x))
     for label in np.unique(labels):
         known, usual, made = seen[train.y == label], unseen[test.y == label], labels == label
         for out, points in ((centre, known.mean(0, keepdims=True)), (nearest, known)):
-            out[made] = cdist(own[made], points).min(1) / cdist(usual, points).min(1).mean()
+            unit = cdist(usual, points).min(1).mean() if len(usual) else 0.0
+            out[made] = cdist(own[made], points).min(1) / unit if unit else np.nan
     return centre, nearest
 
 

@@ -184,6 +184,16 @@ def test_distances_are_those_of_a_direct_computation_and_1_for_test_images():
     assert np.allclose(model_inversion.distances(judge, train.x, train.y, train, test)[1], 0)  # stolen as they are
 
 
+def test_where_the_judge_tells_no_images_apart_or_a_class_has_no_test_images_there_is_no_distance():
+    train, test, judge = blocks(), blocks(30, 1), reading(2)
+    dead = build_model("mlp([4])", SHAPE, CLASSES, jax.random.key(0))
+    dead = dead.replace(params=dead.params | jax.tree.map(jnp.zeros_like, dead.net.trainable(dead.params)))
+    assert np.isnan(model_inversion.distances(dead, test.x, test.y, train, test)).all()
+    others = test.rows(test.y != 0)
+    found = np.isnan(model_inversion.distances(judge, test.x, test.y, train, others))
+    np.testing.assert_array_equal(found, np.broadcast_to(test.y == 0, found.shape))
+
+
 def test_the_control_is_taken_for_its_class_by_chance():
     found = run("prior_sample", 40)[0].metrics
     assert 0.15 < found["inversion_accuracy"].value < 0.55
