@@ -21,7 +21,7 @@ from robustbench_jax.ops.bounds.regions import Region
 from robustbench_jax.ops.judge import predict
 from robustbench_jax.ops.runtime import power_of_two
 from robustbench_jax.registry import register
-from robustbench_jax.types import Certificate, Classifier, record, require_positive
+from robustbench_jax.types import Certificate, Classifier, UserError, record, require_positive
 
 SLACK = CLOSE / 10  # what a margin must exceed, as a share of the size of the logits: float32 decides
 ALPHA_STEPS = 30  # of ascent on the margins before any split, as in alpha_crown
@@ -44,6 +44,8 @@ class BranchAndBound(BoundCertifier):
 
     def __post_init__(self):
         require_positive("branch_and_bound", timeout=self.timeout, domains=self.domains, steps=self.steps)
+        if isinstance(self.inner_steps, int) and self.inner_steps < 0:
+            raise UserError(f"branch_and_bound: inner_steps = {self.inner_steps} must be at least 0")
 
     def certify(self, key, model, x, y, budget, *, ids, runtime, report=lambda settled: None) -> Certificate:
         """As every certifier; gives counterexamples, and seconds for each image."""

@@ -111,7 +111,13 @@ def test_a_conjunction_is_refuted_where_one_of_its_rows_is_positive_in_each_part
 
 
 @pytest.mark.parametrize(
-    "text", ["branch_and_bound(timeout=0.0)", "branch_and_bound(domains=0)", "alpha_crown(steps=-1)"]
+    "text",
+    [
+        "branch_and_bound(timeout=0.0)",
+        "branch_and_bound(domains=0)",
+        "branch_and_bound(inner_steps=-1)",
+        "alpha_crown(steps=-1)",
+    ],
 )
 def test_limits_that_are_none_are_errors(text):
     with pytest.raises(UserError, match="must be"):
