@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from robustbench_jax.models import zoo
+from robustbench_jax.models import robustbench, zoo
 from robustbench_jax.registry import Call, build, canonical, discover, entry, nearest, parse, short
 from robustbench_jax.types import UserError
 
@@ -213,6 +213,10 @@ def kind_of_model(text: str) -> str | None:
     for kind, entries in kinds.items():
         if name in entries:
             return kind
+    if (board := robustbench.board_of(name)) is not None:
+        dataset, threat = board.split("/")
+        call = f'robustbench("{name}", dataset="{dataset}", threat="{threat}")'
+        raise UserError(f"'{name}' is a model of RobustBench's zoo; write {call}")
     everything = [*kinds["model"], *kinds["pretrained"], *zoo.names()]
     raise UserError(f"no model '{name}'{nearest(name, everything)}")
 

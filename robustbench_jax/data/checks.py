@@ -60,8 +60,13 @@ def labels(y: np.ndarray, count: int, classes: int, source: str) -> np.ndarray:
 
 def numbered(labels: list[np.ndarray], source: str) -> tuple[str, ...]:
     """The names "0", "1", ... up to the largest of the labels of all splits."""
-    if not all(y.size and np.issubdtype(y.dtype, np.integer) for y in labels):
-        raise UserError(f"{source}: labels must be whole numbers, at least one")
+    for y in labels:
+        if y.ndim != 1 or not y.size:
+            raise UserError(
+                f"{source}: labels have shape {list(y.shape)}; a number for each of at least one image is needed"
+            )
+        if not np.issubdtype(y.dtype, np.integer):
+            raise UserError(f"{source}: labels are {y.dtype}; whole numbers are needed")
     largest = max(int(y.max()) for y in labels)
     if largest >= MOST_CLASSES:
         raise UserError(f"{source}: label {largest} is out of range; it must be below {MOST_CLASSES:,}")

@@ -21,7 +21,11 @@ class Normalise(nnx.Module):
         self.mean, self.std = Constant(jnp.zeros(channels)), Constant(jnp.ones(channels))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return (x - self.mean[...]) / self.std[...]
+        """UserError for images of other channels, of which broadcasting would make some that nobody gave."""
+        mean, std = self.mean[...], self.std[...]
+        if x.shape[-1] != len(mean):
+            raise UserError(f"the model takes images of {len(mean)} channels, not of {x.shape[-1]}")
+        return (x - mean) / std
 
 
 class Conv(nnx.Module):

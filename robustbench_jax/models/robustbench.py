@@ -72,6 +72,11 @@ def published(name: str, dataset: str = "cifar10", threat: str = "linf") -> dict
     return rows[name]
 
 
+def board_of(name: str) -> str | None:
+    """The first board that has a model of that name, such as "cifar10/linf"."""
+    return next((board for board, rows in table().items() if name in rows), None)
+
+
 def place(name: str, dataset: str, threat: str) -> Path:
     """Where a model's file is kept."""
     root = os.environ.get(CACHE) or Path.home() / ".cache" / "robustbench_jax"

@@ -130,7 +130,8 @@ def check(model: Classifier, data: Dataset) -> None:
         raise UserError(f"the model returns shape {list(logits.shape)} for one image; logits [C] are needed")
     classes = logits.shape[0] - model.rejects
     if classes != len(data.classes):
-        raise UserError(f"the model has {classes} classes, {data.name} has {len(data.classes)}")
+        absent = "; if some are absent from these images, name them all in its classes" * (classes > len(data.classes))
+        raise UserError(f"the model has {classes} classes, {data.name} has {len(data.classes)}{absent}")
 
 
 def require_access(model: Classifier, attack: EvasionAttack, budget: Any) -> None:

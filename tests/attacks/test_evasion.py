@@ -106,6 +106,9 @@ def test_a_model_that_does_not_fit_the_data_is_refused_before_any_work(linear):
     three = oracles.Dataset(linear.data.x, linear.data.y, ("a", "b", "c"), "three")
     with pytest.raises(UserError, match="the model has 2 classes, three has 3"):
         evasion.check(linear.model, three)
+    one = oracles.Dataset(linear.data.x, np.zeros_like(linear.data.y), ("a",), "one")
+    with pytest.raises(UserError, match="has 1; if some are absent from these images, name them all in its classes"):
+        evasion.check(linear.model, one)
     wide = oracles.Dataset(np.zeros((2, 9, 9, 1), np.uint8), linear.data.y[:2], ("a", "b"), "wide")
     with pytest.raises(UserError, match=r"does not take images of shape \[9, 9, 1\]"):
         evasion.check(linear.model, wide)

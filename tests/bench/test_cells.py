@@ -176,6 +176,10 @@ def test_a_cell_of_something_that_this_version_lacks_still_has_a_label():
         ({"budget": 0.1}, "budget = 0.1 must be a call string"),
         ({"attack": ""}, "'' is no call string"),
         ({"attack": "pdg"}, "no attack 'pdg'; did you mean 'pgd'"),
+        (
+            {"model": "Carmon2019Unlabeled"},
+            'write robustbench."Carmon2019Unlabeled", dataset="cifar10", threat="linf".',
+        ),
         ({"attack": "pgd(steps=0)"}, "steps = 0 must be greater than 0"),
         ({"attack": "linf(0.1)"}, "no attack 'linf'"),
         ({"budget": "lnf(0.1)"}, "no budget 'lnf'; did you mean 'linf'"),

@@ -96,8 +96,10 @@ def test_classes_without_names_are_numbered_over_all_splits():
     "labels, message",
     [
         ([[0, 1], [100_000]], "label 100000 is out of range; it must be below 100,000"),
-        ([[0, 1], []], "labels must be whole numbers, at least one"),
-        ([[0, 1], [0.5]], "labels must be whole numbers, at least one"),
+        ([[0, 1], []], r"labels have shape \[0\]; a number for each of at least one image is needed"),
+        ([[0, 1], [[0, 1], [1, 0]]], r"labels have shape \[2, 2\]; a number for each of at least one image is needed"),
+        ([[0, 1], [0.5]], "labels are float64; whole numbers are needed"),
+        ([["cat", "dog"]], "labels are <U3; whole numbers are needed"),
     ],
 )
 def test_labels_that_cannot_be_numbered_are_refused(labels, message):

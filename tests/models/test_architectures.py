@@ -94,6 +94,13 @@ def test_wrong_arguments_are_named(arch, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("given, taken", [(1, 3), (3, 1)])
+def test_images_of_other_channels_are_refused_where_broadcasting_would_take_them(given, taken):
+    model = build_model("resnet20", (32, 32, taken), 10, jax.random.key(0))
+    with pytest.raises(UserError, match=f"the model takes images of {taken} channels, not of {given}"):
+        model(np.zeros((32, 32, given), np.float32))
+
+
 @pytest.mark.parametrize(
     "arch", ["cnn_a", "resnet20", "wide_resnet(10, 1)", "wide_resnet_swish(10, 1)", "resnet18_cifar"]
 )
