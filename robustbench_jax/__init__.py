@@ -6,7 +6,7 @@ record = rb.attack(model, data, "pgd(steps=40)", "linf(0.1)", examples=500)
 """
 
 import robustbench_jax.certify  # noqa: F401 the package, before the function takes its name
-from robustbench_jax.api import attack, certify, evaluate, poison, privacy, protect, steal, watermark
+from robustbench_jax.api import attack, certify, evaluate, monitor, poison, privacy, protect, steal, watermark
 from robustbench_jax.bench.workshop import load_model
 from robustbench_jax.data import load_dataset
 from robustbench_jax.models import build_model
@@ -24,6 +24,7 @@ __all__ = [
     "evaluate",
     "load_dataset",
     "load_model",
+    "monitor",
     "poison",
     "privacy",
     "protect",

@@ -178,6 +178,41 @@ def watermark(
     return _in_workshop(cell, directory, runtime)
 
 
+def monitor(
+    model: Classifier | str,
+    data: Dataset | str,
+    attack: str,
+    budget: str,
+    monitor: str,
+    model_defence: str = "",
+    *,
+    examples: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    pool: Dataset | None = None,
+    runtime: Runtime = Runtime(),
+) -> Record:
+    """Says how soon a monitor sees an attack in the requests to a trained model, or how often it sees one in none.
+
+    attack (evading(square, linf(0.05)), jacobian, honest, ...), budget (traffic(20, 300)), monitor (blacklight, ...)
+    and model_defence are call strings. pool: training images, which the monitor is prepared on; those of `data` where
+    it is a call string. The other arguments are those of `attack`. Raises UserError for anything that cannot be run,
+    before any long work.
+    """
+    method = {"attack": attack, "budget": budget, "monitor": monitor, "model_defence": model_defence}
+    _require_function("monitor", make_cell(model="mlp", dataset="fashion_mnist_mini", **method))
+    if pool is None:
+        if not isinstance(data, str):
+            raise UserError("monitor: give training images as pool, for the monitor to be prepared on")
+        pool = load_dataset(data, "train", None)
+    model, text = _model(model, name)
+    if model_defence:
+        model = workshop.protect(model, model_defence, pool, seed)
+    watched = {"monitor": workshop.watching(model, monitor, pool, seed)}
+    options = {"examples": examples, "seed": seed, "name": text, "pool": None, "runtime": runtime}
+    return _run(method, model, data, watched=watched, **options)
+
+
 def _in_workshop(cell: Cell, directory: str, runtime: Runtime) -> Record:
     """The record of a cell whose models the workshop makes."""
     shop = workshop.Workshop(directory)
@@ -240,7 +275,7 @@ def protect(model: Classifier | str, model_defence: str, data: Dataset | str, *,
     return workshop.protect(_model(model, None)[0], model_defence, data, seed)
 
 
-def _run(method: dict[str, str], model, data, *, examples, seed, name, pool, runtime) -> Record:
+def _run(method: dict[str, str], model, data, *, examples, seed, name, pool, runtime, watched=None) -> Record:
     """The record of one attack or certifier, and budget, on things that may be made already."""
     template = make_cell(model="mlp", dataset="fashion_mnist_mini", **method, examples=examples, seed=seed)
     model, model_text = _model(model, name)
@@ -249,7 +284,7 @@ def _run(method: dict[str, str], model, data, *, examples, seed, name, pool, run
     cell = Cell(**template.model_dump() | {"model": model_text, "dataset": data_text, "defence": "", "recipe": ""})
     if pool is None and isinstance(given, str):
         pool = training_images(cell, data)
-    return run_cell(cell, model, data, pool=pool, runtime=runtime)[0]
+    return run_cell(cell, model, data, pool=pool, watched=watched, runtime=runtime)[0]
 
 
 def _model(model: Classifier | str, name: str | None) -> tuple[Classifier, str]:

@@ -2,6 +2,8 @@
 
 import argparse
 import hashlib
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -9,9 +11,9 @@ import numpy as np
 from robustbench_jax.bench import console
 from robustbench_jax.bench.workshop import load_trained, protect, watching
 from robustbench_jax.data import load_dataset
-from robustbench_jax.registry import canonical
+from robustbench_jax.registry import build, canonical
 from robustbench_jax.traffic import Watch
-from robustbench_jax.types import Classifier, Dataset, UserError
+from robustbench_jax.types import Classifier, UserError
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -26,11 +28,15 @@ def serve(options: argparse.Namespace) -> int:
     poison = "" if rules.responses.poison == policy.WRONG_LABEL else rules.responses.poison
     for defence in filter(None, (options.model_defence, poison)):
         canonical("model_defence", defence)
-    data = _training_images(options.dataset, [options.model_defence, poison, *(it.call for it in rules.monitor)])
+    images = _training_images(options.dataset, (options.model_defence, poison), [it.call for it in rules.monitor])
     model, about = load_trained(options.model)
-    served = protect(model, options.model_defence, data, options.seed) if options.model_defence else model
-    poisoned = protect(model, poison, data, options.seed) if poison else None
-    watch = Watch(_monitors(rules.monitor, served, data, options.seed)) if rules.monitor else None
+
+    def protected(call: str) -> Classifier:
+        return protect(model, call, images(call), options.seed)
+
+    served = protected(options.model_defence) if options.model_defence else model
+    poisoned = protected(poison) if poison else None
+    watch = Watch(_monitors(rules.monitor, served, images, options.seed)) if rules.monitor else None
     name = " + ".join(filter(None, (options.model, options.model_defence)))
     what = Served(served, name, tuple(about["shape"]), about["classes"], _identity(served, options))
     service = Service(rules, what, watch, poisoned)
@@ -41,19 +47,39 @@ def serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def _training_images(dataset: str | None, uses: list[str]) -> Dataset | None:
-    wanted = next(filter(None, uses), None)
-    if wanted and not dataset:
-        raise UserError(f"'{wanted}' is fitted to training images: give --dataset")
-    return load_dataset(dataset, "train") if wanted else None
+class Unnamed:
+    """In the place of training images that nobody named: a UserError for whoever looks at them."""
+
+    def __init__(self, call: str):
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        self.missed()
+
+    def __len__(self) -> int:
+        self.missed()
+
+    def missed(self) -> NoReturn:
+        raise UserError(f"'{self._call}' is fitted to training images: give --dataset")
 
 
-def _monitors(listed: tuple, model: Classifier, data: Dataset, seed: int) -> dict:
+def _training_images(dataset: str | None, defences: tuple[str, str], monitors: list[str]) -> Callable[[str], Any]:
+    """The training images for a call; UserError where it is clear now that there should be some."""
+    if not dataset:
+        for call in monitors:
+            if build("monitor", call).threshold is None:
+                Unnamed(call).missed()
+        return Unnamed
+    data = load_dataset(dataset, "train") if any((*defences, *monitors)) else None
+    return lambda call: data
+
+
+def _monitors(listed: tuple, model: Classifier, images: Callable[[str], Any], seed: int) -> dict:
     """By call string; prepared as those that a log is replayed through are (`monitor --log`)."""
     made = {}
     for monitor in listed:
         console.say(f"preparing {monitor.call}")
-        made[monitor.call] = watching(model, monitor.call, data, seed)
+        made[monitor.call] = watching(model, monitor.call, images(monitor.call), seed)
     return made
 
 

@@ -10,9 +10,12 @@ import time
 
 import httpx
 import jax
+import numpy as np
 import pytest
 
+from robustbench_jax.bench.workshop import load_trained, protect
 from robustbench_jax.cli import main
+from robustbench_jax.cli.serve import Unnamed
 from robustbench_jax.models import build_model, files
 from robustbench_jax.serving.accounts import Accounts
 from robustbench_jax.serving.audit_log import verify
@@ -93,7 +96,9 @@ def test_a_killed_server_has_lost_nothing_that_it_answered_and_a_stopped_one_ans
     [
         (["--model", "mlp"], "is an architecture without weights"),
         (["--model-defence", "jpgg(3)"], "no model_defence 'jpgg'; did you mean 'jpeg'?"),
-        (["--model-defence", "jpeg(75)"], "give --dataset"),
+        (["--model-defence", "mad(1.0)"], "'mad(1.0)' is fitted to training images: give --dataset"),
+        (["--model-defence", "chain([jpeg(75), lid])"], "is fitted to training images: give --dataset"),
+        (["--policy", "watched.toml"], "'blacklight' is fitted to training images: give --dataset"),
         (["--host", "256.1.1.1"], "cannot listen on 256.1.1.1"),
         (["--port", "99999"], "cannot listen on"),
         (["--policy", "missing.toml"], "cannot read missing.toml"),
@@ -101,6 +106,16 @@ def test_a_killed_server_has_lost_nothing_that_it_answered_and_a_stopped_one_ans
 )
 def test_what_is_wrong_is_said_in_one_line(place, capsys, arguments, said):
     usual = ["serve", "--model", f'checkpoint("{place}/model")', "--policy", str(place / "policy.toml")]
+    text = (place / "policy.toml").read_text()
+    (place / "watched.toml").write_text(text + "\n[[monitor]]\ncall = 'blacklight'\n")
+    arguments = [str(place / it) if it == "watched.toml" else it for it in arguments]
     assert main([*usual, *arguments]) == 2
     told = capsys.readouterr().err.strip().splitlines()
     assert said in told[-1] and len(told) == 1
+
+
+@pytest.mark.parametrize("defence", ["jpeg(75)", "chain([label_only, random_noise(0.1)])", "pruned(0.5)"])
+def test_a_defence_that_is_not_fitted_needs_no_training_images(place, defence):
+    """Served without --dataset, up to the socket."""
+    served = protect(load_trained(f'checkpoint("{place}/model")')[0], defence, Unnamed(defence))
+    assert np.isfinite(served.keyed(jax.random.key(0))(np.zeros(SHAPE, np.float32))).any()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+import robustbench_jax as rb
 from robustbench_jax import metrics
 from robustbench_jax.bench import monitoring_table, records
 from robustbench_jax.bench.cells import make_cell
@@ -223,6 +224,26 @@ def test_the_verb_leaves_a_record_with_its_papers(place, capsys):
     assert record.metrics["streams_detected"].n == 2 and record.metrics["update_ms"].value > 0
     with np.load(place / "out" / "arrays" / f"{record.id}.npz") as stored:
         assert stored["threshold"] == 2 and len(stored["alarm"]) == 2
+
+
+def test_the_function_gives_the_record_of_the_verb(place, model, capsys):
+    """Of the checkpoint by its name, and of the model and the images themselves."""
+    call = {"attack": "natural", "budget": "traffic(2, 30)", "monitor": "query_rate(threshold=9.0)"}
+    arguments = [argument for name, value in call.items() for argument in (f"--{name}", value)]
+    assert main([*SERVED, *arguments, "--json"]) == 0
+    record = records.Record.model_validate_json(capsys.readouterr().out)
+    named = rb.monitor('checkpoint("model")', 'npz("data.npz")', **call)
+    assert named.id == record.id and named.metrics.keys() == record.metrics.keys()
+    for name in record.metrics.keys() - {"update_ms"}:
+        assert named.metrics[name] == record.metrics[name], name
+    data, pool = noise_images(60, SHAPE, seed=1), noise_images(300, SHAPE)
+    assert rb.monitor(model, data, **call, pool=pool).metrics["detection_delay"].value == 10
+    with pytest.raises(UserError, match="monitor: give training images as pool"):
+        rb.monitor(model, data, **call)
+    with pytest.raises(UserError, match="no monitor 'seet'; did you mean 'seat'"):
+        rb.monitor(model, data, **call | {"monitor": "seet"})
+    with pytest.raises(UserError, match="belongs to 'evasion'; use attack"):
+        rb.monitor(model, data, "pgd", "linf(0.1)", "")
 
 
 @pytest.fixture
