@@ -4,6 +4,7 @@
     GET  /metrics                  Prometheus; scope "metrics", unless the policy makes it public
     GET  /v1/model                 scope "predict": what is served, and the limits of a request
     POST /v1/predict               scope "predict": JSON or .npy (serving/bodies.py)
+    GET  /v1/openapi.json          scope "predict": all of this as OpenAPI (serving/openapi.py)
     GET  /v1/admin/accounts        scope "admin": what each has spent and what is in force against it
     POST /v1/admin/accounts/NAME/block | throttle | poison | unblock | disable
 
@@ -25,7 +26,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from robustbench_jax.serving import bodies, problems
+from robustbench_jax.serving import bodies, openapi, problems
 from robustbench_jax.serving.accounts import Account
 from robustbench_jax.serving.incident import VERDICT
 from robustbench_jax.serving.problems import Problem
@@ -54,6 +55,7 @@ def application(service: Service, give_up: Callable[[Exception], None] = lambda 
         Route("/readyz", api.ready),
         Route("/metrics", metrics),
         Route("/v1/model", api.guarded("predict", api.model)),
+        Route("/v1/openapi.json", api.guarded("predict", api.openapi)),
         Route("/v1/predict", api.guarded("predict", api.predict), methods=["POST"]),
         Route("/v1/admin/accounts", api.guarded("admin", api.accounts)),
         Route("/v1/admin/accounts/{name}/{act}", api.guarded("admin", api.act), methods=["POST"]),
@@ -118,6 +120,9 @@ class _Api:
                 "left": self.service.limits.left(account),
             }
         )
+
+    async def openapi(self, request: Request, account: Account) -> Response:
+        return JSONResponse(openapi.description(self.service))
 
     async def predict(self, request: Request, account: Account) -> Response:
         limits, kind = self.service.policy.limits, bodies.kind_of(request)
