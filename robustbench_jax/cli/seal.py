@@ -5,6 +5,7 @@ import argparse
 from robustbench_jax import sealing, signing
 from robustbench_jax.bench import console, workshop
 from robustbench_jax.models import files, sealed, signed
+from robustbench_jax.registry import discover, parse
 from robustbench_jax.types import UserError
 
 
@@ -17,6 +18,8 @@ def seal(options: argparse.Namespace) -> int:
     secret = sealing.secret_to_seal()
     key = signing.private_key(options.sign, signing.password()) if options.sign else None
     model, description = workshop.load_trained(options.model)
+    if parse(description["architecture"]).name not in discover("model"):
+        raise UserError(f"--model {options.model}: only a model of an architecture of this package can be sealed")
     description = signed.with_signature(description, key) if key else description
     sealed.save(options.out, model, description, secret)
     console.say(f"written: {options.out}; use it as --model 'sealed(\"{options.out}\")'")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from robustbench_jax import sealing, signing
+from robustbench_jax.bench import workshop
 from robustbench_jax.cli import main
 from robustbench_jax.models import build_model, files, sealed, signed
 from robustbench_jax.registry import build, canonical
@@ -212,3 +213,12 @@ def test_wrong_input_is_one_line(place, monkeypatch, capsys, arguments, message)
     assert main(list(arguments)) == 2
     said = capsys.readouterr().err
     assert message in said and len(said.splitlines()) == 1
+
+
+def test_what_is_of_no_architecture_of_this_package_is_not_sealed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(sealing.KEY, "ab" * 32)
+    monkeypatch.setattr(workshop, "load_trained", lambda text: (None, {"architecture": "onnx"}))
+    assert main(["seal", "--model", 'onnx("m.onnx")', "--out", str(tmp_path / "f")]) == 2
+    said = capsys.readouterr().err
+    assert 'onnx("m.onnx"): only a model of an architecture of this package can be sealed' in said
+    assert not (tmp_path / "f").exists()
