@@ -14,6 +14,7 @@ import numpy as np
 
 from robustbench_jax.keys import generator
 from robustbench_jax.models.features import logits_of
+from robustbench_jax.ops.refusals import Ask
 from robustbench_jax.ops.runtime import Runtime
 from robustbench_jax.types import Classifier, Dataset, UserError
 
@@ -55,13 +56,15 @@ class QueryStream:
     """What a registered sender of queries is.
 
     facts: threat="monitoring"; access="scores", "labels" or "none": what it needs to see of the answers. honest: it is
-    no attack, and every alarm is a false one. goal: there is something that a stream reaches, or does not.
+    no attack, and every alarm is a false one. goal: there is something that a stream reaches, or does not. adaptive:
+    what it asks depends on what is refused; it has `play` in the place of `record`.
     """
 
     registered: tuple[str, str]
     facts: dict[str, Any]
     honest = False
     goal = False
+    adaptive = False
 
     @property
     def access(self) -> str:
@@ -82,6 +85,20 @@ class QueryStream:
         runtime: Runtime = Runtime(),
     ) -> list[Stream]:
         """`count` streams of at most `queries` queries, by somebody who has the images `data`. The key is consumed."""
+        raise NotImplementedError
+
+    def play(
+        self,
+        key: jax.Array,
+        model: Classifier,
+        data: Dataset,
+        count: int,
+        queries: int,
+        ask: Ask,
+        *,
+        runtime: Runtime = Runtime(),
+    ) -> list[Stream]:
+        """As `record`, where each query is asked through `ask` and may be refused."""
         raise NotImplementedError
 
 

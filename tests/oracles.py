@@ -76,3 +76,8 @@ def _labelled(architecture: str, count: int, seed: int) -> tuple[Classifier, Dat
 def small(data: Dataset) -> Dataset:
     """The images with every second row and column alone."""
     return Dataset(np.ascontiguousarray(data.x[:, ::2, ::2]), data.y, data.classes, f"{data.name}, small")
+
+
+def answer_all(who, images):
+    """A service that refuses no query (ops/refusals.py)."""
+    return [len(part) for part in images]

@@ -5,6 +5,8 @@ noise of his own to every query, or move it by some pixels: he learns the answer
 Shapes: N examples, T steps, K queries of one step, D = [H, W, C] input shape. One work item an example.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -71,20 +73,27 @@ def recorded(
 
     UserError for an attack that sees more than answers, or that asks within a loop of its own.
     """
-    if attack.access not in ("scores", "labels") or attack.composite or attack.goal != "untargeted":
-        name = attack.registered[1]
-        raise UserError(f"{name}: queries are recorded of single untargeted attacks that see scores or labels alone")
     arguments = key, attack, model, budget, hiding, jnp.arange(len(y)), jnp.asarray(x), jnp.asarray(y)
-    try:
+    with noted(attack):
         states, *notes = _begin(*arguments)
-    except jax.errors.UnexpectedTracerError:
-        raise UserError(f"{attack.registered[1]}: it asks within a loop, where its queries cannot be noted") from None
-    parts, asked = [notes], np.asarray(notes[2])
-    while asked.min() < queries and not bool(np.all(_over(attack, states))) and len(parts) <= 2 * queries:
+    parts, count = [notes], np.asarray(notes[2])
+    while count.min() < queries and not bool(np.all(over(attack, states))) and len(parts) <= 2 * queries:
         states, *notes = _step(*arguments, states)
         parts.append(notes)
-        asked = asked + np.asarray(notes[2])
+        count = count + np.asarray(notes[2])
     return [_of_one(parts, row, queries) for row in range(len(y))]
+
+
+@contextmanager
+def noted(attack: EvasionAttack) -> Iterator[None]:
+    """UserError for an attack that sees more than answers, or, while it begins, asks within a loop of its own."""
+    name = attack.registered[1]
+    if attack.access not in ("scores", "labels") or attack.composite or attack.goal != "untargeted":
+        raise UserError(f"{name}: queries are recorded of single untargeted attacks that see scores or labels alone")
+    try:
+        yield
+    except jax.errors.UnexpectedTracerError:
+        raise UserError(f"{name}: it asks within a loop, where its queries cannot be noted") from None
 
 
 def _of_one(parts: list, row: int, queries: int) -> Recorded:
@@ -97,34 +106,37 @@ def _of_one(parts: list, row: int, queries: int) -> Recorded:
 
 @jax.jit
 def _begin(key, attack, model, budget, hiding, ids, x, y):
-    return jax.vmap(partial(_asked, key, attack, model, budget, hiding))(ids, as_unit(x), y)
+    return jax.vmap(partial(asked, key, attack, model, budget, hiding))(ids, as_unit(x), y)
 
 
 @jax.jit
 def _step(key, attack, model, budget, hiding, ids, x, y, states):
-    return jax.vmap(partial(_asked, key, attack, model, budget, hiding))(ids, as_unit(x), y, states)
+    return jax.vmap(partial(asked, key, attack, model, budget, hiding))(ids, as_unit(x), y, states)
 
 
-def _asked(key, attack, model, budget, hiding, id, x, y, state: State | None = None):
-    """(state, sent uint8 [K, D], meant uint8 [K, D], how many of the K were asked) of one step, or of the start."""
+def asked(key, attack, model, budget, hiding, id, x, y, state: State | None = None, tries: Any = 0):
+    """(state, sent uint8 [K, D], meant uint8 [K, D], how many of the K were asked) of one step, or of the start. tries:
+    how often it was drawn already; every time it is another one.
+    """
     item = jnp.zeros((), jnp.int32)  # keys are those of ops/bucket.py
     own = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, id), item), 0 if state is None else state.t + 1)
+    own = jnp.where(tries == 0, own, jax.random.fold_in(own, tries))
     seen = view(answering(model.keyed(stream(own, "model")), y), attack.access)
     noting = _Noting(stream(own, "hiding"), seen, hiding)
     problem = Problem(noting, budget, attack.goal, x, y, jnp.full((), -1, jnp.int32), item)
     new = attack.init(own, problem) if state is None else attack.step(own, problem, state)
     before = jnp.zeros((), jnp.int32) if state is None else state.forwards
-    over = jnp.zeros((), bool) if state is None else _over(attack, state)
     if state is not None:
-        new = jax.tree.map(partial(jnp.where, over), state, new)
-    sent, meant = (_levels(asked, x.shape) for asked in (noting.sent, noting.meant))
+        new = jax.tree.map(partial(jnp.where, over(attack, state)), state, new)
+    sent, meant = (_levels(images, x.shape) for images in (noting.sent, noting.meant))
     return new, sent, meant, jnp.minimum(new.forwards - before, len(noting.sent))
 
 
-def _levels(asked: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
-    images = jnp.stack(asked) if asked else jnp.zeros((0, *shape))
+def _levels(images: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
+    images = jnp.stack(images) if images else jnp.zeros((0, *shape))
     return jnp.round(jnp.clip(images, 0.0, 1.0) * 255).astype(jnp.uint8)
 
 
-def _over(attack: EvasionAttack, state: State) -> jax.Array:
+def over(attack: EvasionAttack, state: State) -> jax.Array:
+    """Whether the attack asks no more."""
     return state.done | (state.t >= attack.steps)

@@ -1,10 +1,13 @@
 """Streams of queries: what is recorded of an attack is what it asked, hidden queries are what they are said to be."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from robustbench_jax.attacks.traffic.evading import first_success
 from robustbench_jax.keys import stream
 from robustbench_jax.models import build_model
 from robustbench_jax.models.features import logits_of
@@ -13,16 +16,17 @@ from robustbench_jax.ops.drive import drive
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.recording import Hiding, recorded
 from robustbench_jax.registry import build, discover
-from robustbench_jax.streams import QueryStream
+from robustbench_jax.streams import QueryStream, answered
 from robustbench_jax.training import fit
 from robustbench_jax.types import Dataset, EvasionAttack, State, UserError, record
-from tests.oracles import linear, noise_images
+from tests.oracles import answer_all, linear, noise_images
 
 KEY = jax.random.key(0)
 SHAPE = (8, 8, 1)
 CALLS = {
     "evading": "evading(square(queries=60), linf(0.05))",
     "among_natural": "among_natural(jacobian(20, epochs=2), 3)",
+    "oars": "oars(square(queries=60), linf(0.05))",
 }
 NAMES = [name for name, it in discover("attack").items() if it.facts["threat"] == "monitoring"]
 RECORDED = [
@@ -117,12 +121,14 @@ def test_every_stream_has_as_many_queries_as_it_may_and_the_same_ones_for_a_key(
     model, data = service
     sender = build("attack", CALLS.get(name, name if name != "jacobian" else "jacobian(20, epochs=2)"))
     assert isinstance(sender, QueryStream) and sender.access in ("scores", "labels", "none")
-    streams = sender.record(KEY, model, data, 3, 60)
-    again = sender.record(KEY, model, data, 3, 60)
+    send = partial(sender.play, ask=answer_all) if sender.adaptive else sender.record
+    streams = send(KEY, model, data, 3, 60)
+    again = send(KEY, model, data, 3, 60)
     assert len(streams) == 3
+    ends = name in ("evading", "oars")  # with the first success
     for one, other in zip(streams, again, strict=True):
         np.testing.assert_array_equal(one.x, other.x)
-        assert len(one) == len(one.logits) == len(one.useful) <= 60 and (name == "evading" or len(one) == 60)
+        assert len(one) == len(one.logits) == len(one.useful) <= 60 and (ends or len(one) == 60)
     assert not np.array_equal(streams[0].x, streams[1].x)
 
 
@@ -153,17 +159,15 @@ def test_dummies_surround_each_query_and_are_of_no_use(service):
 def test_a_goal_is_reached_by_what_is_meant_and_within_the_budget():
     """On the linear oracle: the first question that a step across the boundary asks about."""
     oracle = linear()
-    sender = build("attack", "evading(nes, linf(0.03))")
     asked = np.stack([oracle.data.x[0]] * 3).astype(int)
     sign = np.sign(oracle.weights).reshape(6, 6, 1) * (1 if oracle.data.y[0] == 0 else -1)
     asked[1] += (7 * sign).astype(int)  # 7 of 255 is within 0.03
     asked[2] += (9 * sign).astype(int)  # 9 is not
     answers = logits_of(oracle.model, asked.astype(np.uint8)).argmax(-1)
-    from robustbench_jax.streams import answered
-
     found = answered(oracle.model, [asked[[0, 2, 1]].astype(np.uint8)])[0]
     within = 3 if answers[1] != oracle.data.y[0] else None
-    assert sender._first(oracle.data.x[0], oracle.data.y[0], found, 0.5 / 255) == within
+    known = Linf(0.03), oracle.data.x[0], oracle.data.y[0], found
+    assert first_success(*known) == within and first_success(*known, np.array([True, True, False])) is None
     assert float(jnp.max(jnp.abs(as_unit(asked[2].astype(np.uint8)) - as_unit(oracle.data.x[0])))) > 0.03 + 0.5 / 255
 
 
@@ -175,6 +179,10 @@ def test_a_goal_is_reached_by_what_is_meant_and_within_the_budget():
         ("evading(square, l0(3))", "evading: square takes no budget 'l0'"),
         ("evading(square, linf(0.1), noise=-0.1)", "evading: noise = -0.1 and moved = 0 must be at least 0"),
         ("among_natural(honest)", "among_natural: honest is no attack on a monitored service"),
+        (
+            "among_natural(oars(square, linf(0.1)))",
+            "among_natural: oars asks by what is refused; hide a recorded attack",
+        ),
         ("among_natural(natural, 0)", "among_natural: dummies = 0 must be at least 1"),
         ("honest(again=0.6, varied=0.6)", "honest: again = 0.6 and varied = 0.6 must be shares of one whole"),
         ("honest(taste=0.0)", "honest: taste = 0.0 must be greater than 0"),

@@ -71,6 +71,9 @@ FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a
         *("sweep.2.budget=traffic(2, 6)", "sweep.3.budget=traffic(2, 6, accounts=2)", "sweep.3.attack=natural"),
         *("sweep.4.attack=random_pixels", "sweep.4.budget=traffic(2, 6)"),
     ),
+    "monitoring_refusals": (
+        *("monitor=query_rate(threshold=3.0)", "attack=oars(square, linf(0.1))", "budget=traffic(2, 6)"),
+    ),
     "truth_serum": ("attack=truth_serum(lira, copies=2, targets=20)", "budget=shadows(2)"),
     "privacy_audit_strong": (
         *("sweep.0.defence=dp_sgd(noise=1.0)", "sweep.1.defence=dp_sgd(noise=1.0)", "sweep.1.budget=runs(2)"),

@@ -186,12 +186,15 @@ def test_tables_have_a_row_an_attack_and_a_column_a_monitor():
         made_up("prada", "jacobian", n=20, streams_detected=0.25, detection_delay=None, queries_before_alarm=240.0),
         made_up("seat", "evading(square, linf(0.05))", n=20, streams_detected=0.9, detection_delay=6.0,
                 queries_before_alarm=5.0, unnoticed_success=0.1),
+        made_up("seat", "oars(square, linf(0.05))", n=20, streams_detected=1.0, detection_delay=6.0,
+                queries_before_alarm=5.0, unnoticed_success=0.1, queries_answered=123.4, success_despite_refusals=0.2),
     ]  # fmt: skip
-    costs, seen, unnoticed = monitoring_table.sheets(found)
+    costs, seen, unnoticed, refused = monitoring_table.sheets(found)
+    assert refused.head == ["Attack", "seat"] and refused.rows[0][1:] == ["20.0 [5.7, 43.7] · 123"]
     assert [row[0] for row in costs.rows] == ["prada", "seat"] and "50 queries a day" in costs.note
     assert costs.rows[1][1:4] == ["0.020 [0.005, 0.051]", "1.0 [0.1, 3.6]", "0.50"]
-    assert seen.head == ["Attack", "prada", "seat"] and len(seen.rows) == 2
-    square, jacobian = seen.rows
+    assert seen.head == ["Attack", "prada", "seat"] and len(seen.rows) == 3
+    square, jacobian, _ = seen.rows
     assert jacobian[1:] == ["25 · – (240)", "100 · 99 (98)"] and square[1:] == ["–", "90 · 6 (5)"]
     assert unnoticed.rows[0][1:] == ["10.0 [1.2, 31.7]"]
 

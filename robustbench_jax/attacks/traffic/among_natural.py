@@ -28,6 +28,10 @@ class AmongNatural(QueryStream):
     def __post_init__(self):
         if self.attack.facts["threat"] != "monitoring" or self.attack.honest:
             raise UserError(f"among_natural: {self.attack.registered[1]} is no attack on a monitored service")
+        if self.attack.adaptive:
+            raise UserError(
+                f"among_natural: {self.attack.registered[1]} asks by what is refused; hide a recorded attack"
+            )
         if self.dummies < 1:
             raise UserError(f"among_natural: dummies = {self.dummies} must be at least 1")
 
