@@ -180,6 +180,19 @@ def test_a_step_is_lowered_as_the_minimum_of_total_variation_says(turned):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_the_default_number_of_steps_comes_near_to_the_minimum_of_total_variation():
+    x = pictures(1, 16, 1)[0] / 255
+    kept = np.asarray(jax.random.bernoulli(KEY, 0.5, x.shape))
+
+    def objective(steps):
+        z = transformed(f"total_variation{steps}", x, KEY)
+        down, right = np.diff(z, axis=0, append=z[-1:]), np.diff(z, axis=1, append=z[:, -1:])
+        return np.sum((z - x)[kept] ** 2) / 2 + 0.03 * np.sum(np.hypot(down, right))
+
+    first, found, minimum = map(objective, ("(steps=1)", "", "(steps=500)"))
+    assert 0 < found - minimum < 0.1 * (first - minimum)
+
+
 def test_what_is_forgotten_has_no_influence_and_is_drawn_from_its_neighbours():
     defence = build("model_defence", "total_variation(0.01, dropped=0.3, steps=200)")
     x = jnp.asarray(np.linspace(0.2, 0.8, 10)[:, None, None] * np.ones((1, 10, 1)), jnp.float32)

@@ -17,7 +17,8 @@ from robustbench_jax.defences.model.preprocessing import Preprocessing
 from robustbench_jax.registry import register
 from robustbench_jax.types import UserError, record, require_positive, static
 
-STEP = 8**-0.5  # of both variables: 1 / the largest possible norm of the differences
+STEP = 8**-0.5  # 1 / the largest possible norm of the differences: the most that the product of both steps may be, root
+REACH = 0.3  # how far a value has to go, where the other variable goes as far as the weight: steps in that proportion
 
 
 @register("model_defence", "total_variation", paper="guo2018")
@@ -29,7 +30,7 @@ class TotalVariation(Preprocessing):
 
     weight: float = 0.03
     dropped: float = 0.5
-    steps: int = static(default=50)
+    steps: int = static(default=30)
 
     def __post_init__(self):
         require_positive("total_variation", weight=self.weight, steps=self.steps)
@@ -44,11 +45,12 @@ class TotalVariation(Preprocessing):
         kept = jnp.ones_like(x) if key is None else jax.random.bernoulli(key, 1 - self.dropped, x.shape) * 1.0
         mean = jnp.sum(kept * x) / jnp.maximum(jnp.sum(kept), 1.0)
         first = kept * x + (1 - kept) * mean
+        far, near = STEP * REACH / self.weight, STEP * self.weight / REACH
 
         def step(state, _):
             z, ahead, slopes = state
-            slopes = _shortened(slopes + STEP * _differences(ahead), self.weight)
-            new = (z + STEP * (_divergence(slopes) + kept * x)) / (1 + STEP * kept)
+            slopes = _shortened(slopes + near * _differences(ahead), self.weight)
+            new = (z + far * (_divergence(slopes) + kept * x)) / (1 + far * kept)
             return (new, 2 * new - z, slopes), None
 
         (z, _, _), _ = jax.lax.scan(step, (first, first, _differences(0 * x)), length=self.steps)
