@@ -52,11 +52,16 @@ def _panel(axis, dataset: str, model: str, each: list[Training]) -> None:
         axis.fill_between(epochs, low, high, color=COLOURS[0], alpha=0.12, linewidth=0)
         kept = training.kept
         axis.plot(kept, 100 * training.robust[kept - 1], "o", color=COLOURS[0], markersize=5, fillstyle="none")
-    title = "\n".join(textwrap.wrap(model.replace("$", r"\$"), LETTERS))
-    axis.set_title(title, fontsize=6, family="monospace", loc="left")
+    axis.set_title(_wrapped(model), fontsize=6, family="monospace", loc="left")
     axis.set_ylim(-2, 102)
     axis.set_xlim(left=0)
-    axis.set_xlabel(f"epoch · {dataset}".replace("$", r"\$"))
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set_xlabel(_wrapped(f"epoch · {dataset}"), fontsize=7)
+
+
+def _wrapped(text: str) -> str:
+    """In lines that fit a panel, with dollar signs that begin no formula."""
+    return "\n".join(textwrap.wrap(text.replace("$", r"\$"), LETTERS))
 
 
 def _interval(share: float, held: int) -> tuple[float, float]:
