@@ -1,10 +1,14 @@
-"""IBP, CROWN-IBP and CROWN of this package and of auto_LiRPA: seconds, memory, and whether the bounds agree.
+"""IBP, CROWN-IBP, CROWN and domains of this package and of auto_LiRPA: seconds, memory, and whether bounds agree.
 
 Networks and weights are those of reference_bounds.py. auto_LiRPA pins old versions of PyTorch, so each program runs in
 a process of its own, theirs in another Python; they take turns at the same images. `compare` starts both:
     python scripts/benchmark.py bounds --peer-python other/python --peer-path auto_LiRPA [--cnn-a FILE --dataset CALL]
 
 CPU seconds are given beside the others: on a machine that others use they drift less.
+
+Domains are what branch and bound spends its time on. Both programs get so many copies of the first image's region, the
+same CROWN bounds of hidden layers, and the same margin, and ascend the slopes of each copy for STEPS steps; no neuron
+is split. Their first steps and rates differ, so the bounds that they end with are given, not compared.
 """
 
 import json
@@ -23,6 +27,7 @@ import reference_bounds as cases
 
 EPS = 2 / 255
 AGREEMENT = 1e-4  # of 1 + the size of a bound
+DOMAINS, STEPS = 256, 20
 
 
 def compare(options) -> None:
@@ -33,6 +38,7 @@ def compare(options) -> None:
         "| auto_LiRPA, GiB | ours, GiB | bounds differ by | first run, ours, s |"
     )
     print("| --- | ---: | --- |" + " ---: |" * 10)
+    told = []
     for name, (layers, shape) in cases.networks(options).items():
         if options.only_network not in (None, name):
             continue
@@ -47,8 +53,24 @@ def compare(options) -> None:
             for count in options.batches:
                 for method in cases.METHODS:
                     print(row(name, count, method, programs, options.repeats), flush=True)
+            told.append(domains(name, programs, options.repeats))
             for program in programs.values():
                 program.end()
+    print(
+        f"\n{DOMAINS} domains at once, {STEPS} steps\n"
+        "| network | domains a CPU second, auto_LiRPA | ours | ratio | bound, auto_LiRPA | ours |"
+    )
+    print("\n".join(["| --- |" + " ---: |" * 5, *told]))
+
+
+def domains(name: str, programs: dict, repeats: int) -> str:
+    cells = []
+    for who in ("peer", "ours"):
+        turns = [programs[who].run("domains", DOMAINS) for _ in range(repeats + 1)] if who in programs else []
+        cpu = statistics.median(turn["cpu"] for turn in turns[1:]) if turns else np.nan
+        cells.append((DOMAINS / cpu, float(programs[who].bounds().mean()) if turns else np.nan))
+    (peer, peer_bound), (own, bound) = cells
+    return f"| {name} | {peer:.0f} | {own:.0f} | {own / peer:.1f} | {peer_bound:.4f} | {bound:.4f} |"
 
 
 def row(name: str, count: int, method: str, programs: dict, repeats: int) -> str:
@@ -150,7 +172,11 @@ def our_bounds(layers: list, x: np.ndarray, y: np.ndarray):
     """(method, count) -> [count, 9], in slices as a certifier makes them."""
     import jax
 
+    from robustbench_jax.certify import bounding
     from robustbench_jax.certify.bounded import margin_rows, regions_of, slices
+    from robustbench_jax.certify.reduction import Reduction
+    from robustbench_jax.certify.search import ROOT_RATE, Problems, Search
+    from robustbench_jax.ops.bounds.reduced import Weights
     from robustbench_jax.ops.runtime import Runtime, keep_memory
     from robustbench_jax.registry import build
     from robustbench_jax.types import Classifier
@@ -159,7 +185,26 @@ def our_bounds(layers: list, x: np.ndarray, y: np.ndarray):
     model, runtime, budget = Classifier(*cases.ours(layers)), Runtime(), build("budget", f"linf({EPS!r})")
     x, every = np.ascontiguousarray(np.moveaxis(x, 1, -1)), margin_rows(y, 10)
 
+    def split(count: int) -> np.ndarray:
+        regions, rows = regions_of(x[:1], budget), every[:1]
+        if "search" not in first:
+            margins, known = bounding.plain(model, regions, rows)
+            one = jax.tree.map(lambda leaf: leaf[0], (regions, known))
+            asked = rows[:, [int(np.asarray(margins)[0].argmin())]]
+            never = Problems(asked, np.zeros((1, 1), np.float32), np.array([np.inf]))
+            first["search"] = Search(model, Reduction(model, *one), never, STEPS)
+        search = first["search"]
+        neurons = len(search.net.low)
+        slopes = np.tile(np.asarray(search.net.high > -search.net.low, np.float32), (count, 1))
+        start = Weights(slopes, np.zeros_like(slopes), np.ones((count, 1), np.float32))
+        nothing = np.full(count, -np.inf, np.float32), np.zeros(count, np.int32), np.zeros((count, neurons), np.int8)
+        return search.bounded(*nothing, start, STEPS, ROOT_RATE)[0]
+
+    first: dict = {}
+
     def bound(method: str, count: int) -> np.ndarray:
+        if method == "domains":
+            return split(count)
         certifier, parts = build("certifier", method), []
         with jax.default_matmul_precision("highest"):
             for part in slices(count, runtime):
@@ -182,7 +227,34 @@ def peer_bounds(layers: list, x: np.ndarray, y: np.ndarray):
     rows = torch.stack([r[[j for j in range(10) if j != k]] for r, k in zip(rows, y.tolist(), strict=True)])
     model = BoundedModule(cases.theirs(layers), torch.empty_like(x[:1]))
 
+    def split(count: int) -> np.ndarray:
+        model.set_bound_opts({"optimize_bound_args": {"iteration": STEPS, "early_stop_patience": STEPS}})
+        part = x[:1].expand(count, *x.shape[1:])
+        low, high = (part - EPS).clamp(0, 1), (part + EPS).clamp(0, 1)
+        if "hidden" not in first:
+            one = BoundedTensor(x[:1], PerturbationLpNorm(norm=np.inf, eps=EPS, x_L=low[:1], x_U=high[:1]))
+            margins, _ = model.compute_bounds(x=(one,), C=rows[:1], method="CROWN", bound_upper=False)
+            first["row"] = rows[:1, [int(margins[0].argmin())]]
+            first["hidden"] = {
+                layer.inputs[0].name: [side.detach() for side in (layer.inputs[0].lower, layer.inputs[0].upper)]
+                for layer in model.perturbed_optimizable_activations
+            }
+        hidden = {
+            layer: [side.expand(count, *side.shape[1:]).contiguous() for side in sides]
+            for layer, sides in first["hidden"].items()
+        }
+        within = BoundedTensor(part, PerturbationLpNorm(norm=np.inf, eps=EPS, x_L=low, x_U=high))
+        asked = first["row"].expand(count, -1, -1).contiguous()
+        found, _ = model.compute_bounds(
+            x=(within,), C=asked, method="CROWN-Optimized", bound_upper=False, interm_bounds=hidden
+        )
+        return found.detach().numpy()
+
+    first: dict = {}
+
     def bound(method: str, count: int) -> np.ndarray:
+        if method == "domains":
+            return split(count)
         part = x[:count]
         low, high = (part - EPS).clamp(0, 1), (part + EPS).clamp(0, 1)
         within = BoundedTensor(part, PerturbationLpNorm(norm=np.inf, eps=EPS, x_L=low, x_U=high))
