@@ -287,6 +287,8 @@ def _value(found: Entry, key: str, value: Any) -> Any:
         part = _Part(found.parts[key], parse(value))
         _bind(entry(part.kind, part.call.name), part.call)
         return part
+    if isinstance(value, Call) and value.name in ("nan", "inf"):
+        raise UserError(f"{wrong.replace(repr(value), value.name)} must be a finite number")
     if isinstance(value, Call):
         raise UserError(f"{wrong.replace(repr(value), value.name)} must be a literal; write text in quotes")
     options = typing.get_args(found.parameters[key].annotation) or (found.parameters[key].annotation,)

@@ -266,7 +266,9 @@ def _order(key, epoch, count: int) -> jax.Array:
 
 def steps_per_epoch(count: int, recipe: Recipe) -> int:
     if count < recipe.batch_size:
-        raise UserError(f"batch_size = {recipe.batch_size}: there are {count} training examples")
+        raise UserError(
+            f"batch_size = {recipe.batch_size}: there are {count} to train on; take batch_size={count} or less"
+        )
     return count // recipe.batch_size
 
 

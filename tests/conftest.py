@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
 
@@ -9,6 +10,11 @@ jax.config.update("jax_num_cpu_devices", 2)
 if not jax.config.jax_compilation_cache_dir:  # what one worker has compiled serves the other, and the next run
     jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+hypothesis.settings.register_profile(
+    "any_machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any_machine")
 
 from robustbench_jax.ops.runtime import make_room  # noqa: E402
 from tests import oracles  # noqa: E402

@@ -186,7 +186,7 @@ def test_a_radius_of_zero_changes_nothing(run):
         (["list", "atacks"], "no kind 'atacks'; did you mean 'attacks'?"),
         ([*TRAIN, "--model", "mpl"], "no model 'mpl'; did you mean 'mlp'?"),
         ([*TRAIN, "--model", "mlp", "--seed", "-1"], "seed = -1 must be a whole number of at least 0"),
-        ([*TRAIN, "--model", "mlp"], "batch_size = 128: there are 12 training examples"),
+        ([*TRAIN, "--model", "mlp"], "batch_size = 128: there are 12 to train on; take batch_size=12 or less"),
     ],
 )
 def test_wrong_input_is_one_line_on_stderr_and_exit_code_two(run, lab, arguments, message):

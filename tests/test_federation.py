@@ -146,6 +146,7 @@ def test_the_threat_compares_honest_clients_with_liars():
     "text, message",
     [
         ("federated(mean, clients=0)", "clients = 0 must be greater than 0"),
+        ("federated(mean, dirichlet=-1.0)", "dirichlet = -1.0 must be at least 0"),
         ("federated(mean, dirichlet=0.5, classes_each=2)", "give one"),
         ("federated(mean, momentum=1.0)", "momentum = 1.0 must be at least 0 and below 1"),
         ("federated(median)", "no aggregation 'median'"),

@@ -220,6 +220,7 @@ def test_arguments_have_the_types_of_the_signature(toy):
         ("s=3", "s = 3 must be a str"),
         ("s=word", "s = word must be a literal; write text in quotes"),
         ("i=leaf(2)", "i = leaf must be a literal"),
+        ("i=nan", "i = nan must be a finite number"),
         ("b=1", "b = 1 must be a bool"),
         ("t=3", "t = 3 must be a tuple"),
         ("o='x'", "o = 'x' must be an int"),

@@ -301,7 +301,7 @@ def test_a_loss_that_is_no_number_ends_the_training():
 
 
 def test_a_batch_larger_than_the_data_is_named():
-    with pytest.raises(UserError, match="batch_size = 100: there are 48 training examples"):
+    with pytest.raises(UserError, match="batch_size = 100: there are 48 to train on"):
         trained("sgd(batch_size=100)")
 
 

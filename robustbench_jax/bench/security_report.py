@@ -4,7 +4,6 @@ Everything is a function of the policy, the findings and the records' provenance
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -67,6 +66,11 @@ class SecurityReport:
         """Those of the six threats that no check is about."""
         covered = {family(finding) for finding in self.findings}
         return [threat for threat in THREATS if threat not in covered]
+
+    @property
+    def helpless(self) -> list[str]:
+        """The checks that do not hold, and of whose threat nothing that helps was measured."""
+        return [it.check.name for it in self.findings if it.verdict != HOLDS and not it.advice]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -174,7 +178,7 @@ def markdown(report: SecurityReport) -> str:
         n = str(it.metric.n) if it.metric else "–"
         row = [f"{MARKS[it.verdict]} {it.verdict}", it.check.name, number(it), wanted(it), f"`{tried(it)}`", n]
         lines.append(bar(row + [before(it)] * bool(report.last)))
-    lines += ["", *_advice(report.findings), "## Secure development lifecycle", ""]
+    lines += ["", *_advice(report), "## Secure development lifecycle", ""]
     for item in report.items:
         shown = ", ".join(f"`{it}`" for it in item.evidence) or "no evidence"
         lines.append(f"- [{'x' if item.evidence else ' '}] {item.phase}: {item.what} ({shown})")
@@ -189,12 +193,14 @@ def summary(report: SecurityReport) -> str:
     return f"{said}: {report.model} on {report.dataset}, {report.started}. Checks: {counts}.{gaps}{since}"
 
 
-def _advice(findings: Sequence[Finding]) -> list[str]:
+def _advice(report: SecurityReport) -> list[str]:
     lines = []
-    for finding in findings:
+    for finding in report.findings:
         if finding.advice:
             lines += [f"### {finding.check.name}", ""]
             lines += [f"- {it.what} (`{it.call}`): {it.shown} ({it.source})" for it in finding.advice] + [""]
+    if report.helpless:
+        lines += [f"Nothing that helps was measured here for: {', '.join(report.helpless)}.", ""]
     return ["## What to do", "", *lines] if lines else []
 
 

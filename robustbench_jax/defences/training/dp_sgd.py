@@ -111,7 +111,9 @@ class DPSGD(TrainingDefence):
 def sampling(recipe: Recipe, images: int) -> tuple[float, int]:
     """(rate, steps): the expected batch is the recipe's batch_size. UserError for fewer images."""
     if recipe.batch_size > images:
-        raise UserError(f"batch_size = {recipe.batch_size}: there are {images} training examples")
+        raise UserError(
+            f"batch_size = {recipe.batch_size}: there are {images} to train on; take batch_size={images} or less"
+        )
     return recipe.batch_size / images, recipe.epochs * (images // recipe.batch_size)
 
 

@@ -42,6 +42,9 @@ class Federated(TrainingDefence):
 
     def __post_init__(self):
         require_positive("federated", clients=self.clients)
+        for name in ("dirichlet", "classes_each"):
+            if getattr(self, name) < 0:
+                raise UserError(f"federated: {name} = {getattr(self, name)} must be at least 0")
         if self.dirichlet and self.classes_each:
             raise UserError(f"federated: dirichlet = {self.dirichlet} and classes_each = {self.classes_each}: give one")
         if isinstance(self.momentum, float) and not 0 <= self.momentum < 1:
