@@ -61,4 +61,6 @@ def _legend(figure, axes) -> None:
     found = {}
     for axis in axes:
         found |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(found.values(), found, loc="outside lower left", ncols=1, fontsize=8, borderaxespad=0.2)
+    figure.legend(
+        found.values(), found, loc="outside lower left", ncols=1, fontsize=8, borderaxespad=0.2, handlelength=4
+    )
