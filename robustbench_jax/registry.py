@@ -276,9 +276,10 @@ def _bind(found: Entry, call: Call) -> dict[str, Any]:
 
 def _value(found: Entry, key: str, value: Any) -> Any:
     """Checks one argument against its annotation: a float takes an int, an int takes no float."""
-    wrong = f"{found.kind} '{found.name}': {key} = {value!r}"
+    wrong, parameter = f"{found.kind} '{found.name}': {key} = {value!r}", found.parameters[key]
+    options = typing.get_args(parameter.annotation) or (parameter.annotation,)
     if key in found.parts:
-        if isinstance(value, _Part) or (value is None and found.parameters[key].default is None):
+        if isinstance(value, _Part) or (value is None and (parameter.default is None or type(None) in options)):
             return value
         if isinstance(value, tuple):
             return tuple(_value(found, key, v) for v in value)
@@ -291,7 +292,6 @@ def _value(found: Entry, key: str, value: Any) -> Any:
         raise UserError(f"{wrong.replace(repr(value), value.name)} must be a finite number")
     if isinstance(value, Call):
         raise UserError(f"{wrong.replace(repr(value), value.name)} must be a literal; write text in quotes")
-    options = typing.get_args(found.parameters[key].annotation) or (found.parameters[key].annotation,)
     if value is None and type(None) in options:
         return None
     wanted = options[0]

@@ -37,7 +37,7 @@ class ANP(Repair):
     held: float = 0.2
 
     def __post_init__(self):
-        require_positive("anp", eps=self.eps, steps=self.steps, batch=self.batch, spacing=self.spacing)
+        require_positive("anp", eps=self.eps, batch=self.batch, spacing=self.spacing)
         require_share("anp", alpha=self.alpha, tolerance=self.tolerance, held=self.held)
 
     def repair(self, key: jax.Array, classifier: Classifier, data: Dataset) -> Classifier:

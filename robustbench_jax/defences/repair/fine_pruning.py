@@ -47,7 +47,7 @@ class FinePruning(Repair):
     tolerance: float = 0.1
     held: float = 0.2
     steps: int = static(default=64)
-    recipe: Any = "sgd(epochs=20, batch_size=64, learning_rate=0.01)"
+    recipe: Any | None = "sgd(epochs=20, batch_size=64, learning_rate=0.01)"
 
     def __post_init__(self):
         require_positive("fine_pruning", steps=self.steps)

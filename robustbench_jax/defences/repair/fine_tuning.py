@@ -17,7 +17,7 @@ from robustbench_jax.types import Classifier, Dataset, record
 class FineTuning(Repair):
     """recipe: how it is trained on."""
 
-    recipe: Any = "sgd(epochs=20, batch_size=64, learning_rate=0.01)"
+    recipe: Any | None = "sgd(epochs=20, batch_size=64, learning_rate=0.01)"
 
     def repair(self, key: jax.Array, classifier: Classifier, data: Dataset) -> Classifier:
         return tuned(key, classifier, data, self.recipe)

@@ -41,7 +41,7 @@ class FTSAM(Repair):
     """rho: see AdaptiveSAM; recipe: as in fine_tuning."""
 
     rho: float = 2.0
-    recipe: Any = "sgd(epochs=20, batch_size=64, learning_rate=0.01)"
+    recipe: Any | None = "sgd(epochs=20, batch_size=64, learning_rate=0.01)"
 
     def __post_init__(self):
         require_positive("ft_sam", rho=self.rho)

@@ -40,8 +40,7 @@ class IBAU(Repair):
     fixed_point: int = static(default=5)
 
     def __post_init__(self):
-        require_positive("i_bau", rounds=self.rounds, steps=self.steps, ascent=self.ascent, batch=self.batch)
-        require_positive("i_bau", radius=self.radius, fixed_point=self.fixed_point)
+        require_positive("i_bau", batch=self.batch, radius=self.radius, fixed_point=self.fixed_point)
 
     def repair(self, key: jax.Array, classifier: Classifier, data: Dataset) -> Classifier:
         order = np.random.default_rng(int(jax.random.bits(stream(key, "rows"))))

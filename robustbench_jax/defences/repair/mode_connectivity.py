@@ -49,7 +49,7 @@ class ModeConnectivity(Repair):
 
     t: float = 0.5
     tuning: Any = "sgd(epochs=20, batch_size=64, learning_rate=0.05)"
-    recipe: Any = "sgd(epochs=40, batch_size=64, learning_rate=0.02)"
+    recipe: Any | None = "sgd(epochs=40, batch_size=64, learning_rate=0.02)"
 
     def __post_init__(self):
         if isinstance(self.t, int | float) and not 0 <= self.t <= 1:

@@ -50,8 +50,8 @@ class NAD(Repair):
     """beta: weight of the attention; teacher: how the teacher is fine-tuned; recipe: how the model is."""
 
     beta: float = 500.0
-    teacher: Any = "sgd(epochs=10, batch_size=64, learning_rate=0.01)"
-    recipe: Any = "sgd(epochs=20, batch_size=64, learning_rate=0.01)"
+    teacher: Any | None = "sgd(epochs=10, batch_size=64, learning_rate=0.01)"
+    recipe: Any | None = "sgd(epochs=20, batch_size=64, learning_rate=0.01)"
 
     def __post_init__(self):
         if not self.beta >= 0:

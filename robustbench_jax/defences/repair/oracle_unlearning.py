@@ -30,7 +30,7 @@ class OracleUnlearning(Repair):
     """
 
     share: float = SHARE
-    recipe: Any = "sgd(epochs=20, batch_size=64, learning_rate=0.01)"
+    recipe: Any | None = "sgd(epochs=20, batch_size=64, learning_rate=0.01)"
     trigger: Any = static(default=None)
 
     def __post_init__(self):

@@ -65,7 +65,7 @@ class NeuralCleanseUnlearning(Repair):
 
     inspection: Any = "neural_cleanse()"
     share: float = SHARE
-    recipe: Any = "sgd(epochs=20, batch_size=64, learning_rate=0.01)"
+    recipe: Any | None = "sgd(epochs=20, batch_size=64, learning_rate=0.01)"
 
     def __post_init__(self):
         require_positive("neural_cleanse_unlearning", share=self.share)
