@@ -77,7 +77,7 @@ def read(path: str | Path) -> Specification:
         found = Path(path).read_bytes()
         text = (gzip.decompress(found) if found[:2] == b"\x1f\x8b" else found).decode()
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     try:
         return parse(text)
     except UserError as error:
