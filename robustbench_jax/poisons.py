@@ -50,8 +50,8 @@ class Trigger:
 class Subpopulation:
     """The images that an attack on accuracy is about, where it is not about all of them: a record."""
 
-    def members(self, x: np.ndarray) -> np.ndarray:
-        """bool [N]: which of the images x uint8 [N, D] are among them."""
+    def members(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """bool [N]: which of the images x uint8 [N, D], of the classes y [N], are among them."""
         raise NotImplementedError
 
 

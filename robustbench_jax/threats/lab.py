@@ -1,8 +1,9 @@
 """The lab: what a threat needs that is about training rather than about a trained model.
 
 A defender knows some training images to be clean (TRUSTED of them, drawn by key): attackers never touch these, repairs
-and inspections see no others. The victim is trained on them as on all the others. A surrogate (what an attacker trains
-for himself) has the victim's architecture, recipe and training defence, and other seeds.
+and inspections see no others. Where there are none of these, an attacker may take them too. The victim is trained on
+them as on all the others. A surrogate (what an attacker trains for himself) has the victim's architecture, recipe and
+training defence, and other seeds.
 Shapes: N training images.
 """
 
@@ -83,16 +84,21 @@ class Lab:
     def poisoned(
         self, attack: PoisoningAttack, count: int, make: Callable[[Dataset, tuple], PoisonedDataset]
     ) -> PoisonedDataset:
-        """What `make(images that may be poisoned, surrogates)` gives, put where it belongs among all images."""
-        if count > len(self.data) - self.known.sum():
-            free = len(self.data) - int(self.known.sum())
-            raise UserError(f"{count} poisons: {free} of {len(self.data)} training images are not trusted; give fewer")
-        open_rows = np.flatnonzero(~self.known)
+        """What `make(images that may be poisoned, surrogates)` gives, put where it belongs among all images.
+
+        Raises UserError for more poisons than images that are not trusted; where no defence asks for trusted ones, the
+        attacker may then take all images, which is flagged.
+        """
+        open_rows, images, more = np.flatnonzero(~self.known), len(self.data), ()
+        if count > len(open_rows):
+            if self.defended or self.inspector is not None:
+                raise UserError(f"{count} poisons: {len(open_rows)} of {images} training images are not trusted")
+            open_rows, more = np.arange(images), ("no image is trusted: the attacker may change all of them",)
         made = make(self.data.rows(open_rows), self.surrogates(attack.references if count else 0))
         if not made.poisoned.any():
-            whole = dataclasses.replace(made, dataset=self.data, poisoned=np.zeros(len(self.data), bool))
-            return whole
-        return spread(self.data, open_rows, made)
+            return dataclasses.replace(made, dataset=self.data, poisoned=np.zeros(images, bool))
+        whole = spread(self.data, open_rows, made)
+        return dataclasses.replace(whole, flags=(*whole.flags, *more))
 
     def protect(self, key: jax.Array, model: Classifier, trigger: Any = None) -> Classifier:
         """What the model defence makes of a model, with the trusted images; an oracle is told the trigger."""

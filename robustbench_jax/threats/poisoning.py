@@ -57,7 +57,7 @@ def _availability(key, lab: Lab, data: Dataset, attack: PoisoningAttack, budget,
         )
     flags = poisoned.flags
     if poisoned.subpopulation is not None:
-        inside = poisoned.subpopulation.members(data.x)
+        inside = poisoned.subpopulation.members(data.x, data.y)
         for name, judged in (("subpopulation_accuracy", "victim"), ("subpopulation_clean_accuracy", "clean")):
             found |= {name: metrics.proportion(name, right[judged][inside])} if inside.any() else {}
         flags += (f"{inside.sum()} of {len(data)} test images are of the subpopulation",)

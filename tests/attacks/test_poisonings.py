@@ -204,8 +204,8 @@ def test_influence_is_for_linear_models():
 def test_poisons_of_a_subpopulation_are_copies_of_its_images_with_one_wrong_label():
     made = build("attack", "subpopulation(clusters=5)").poison(KEY, DATA, 9, (model(),))
     x, y = made.dataset.x[60:], made.dataset.y[60:]
-    assert made.subpopulation.members(x).all() and len(np.unique(y)) == 1
-    inside = made.subpopulation.members(DATA.x)
+    assert made.subpopulation.members(x, y).all() and len(np.unique(y)) == 1
+    inside = made.subpopulation.members(DATA.x, DATA.y)
     assert 0 < inside.sum() < 60 and np.bincount(DATA.y[inside]).argmax() != y[0]
     for image in x:
         assert np.any(np.all(image == DATA.x[inside], axis=(1, 2, 3)))

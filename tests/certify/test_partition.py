@@ -52,6 +52,18 @@ def test_no_poisons_within_the_radius_change_the_class(rule, spread, models):
     assert len(met) > 1
 
 
+def test_finite_aggregation_has_the_radii_of_the_published_code():
+    """What FiniteAggregation_cerfity.py of github.com/wangwenxiao/FiniteAggregation (9d4ca79) says of these votes, with
+    its own shifts: 80 models, each image seen by 4, the winner of a share of them that grows from image to image.
+    """
+    rng = np.random.default_rng(7)
+    share = np.linspace(0.25, 0.95, 12)[:, None]
+    votes = np.where(rng.random((12, 80)) < share, 3, rng.integers(0, 10, (12, 80)))
+    top, radius = DeepPartition().elected(np.eye(10)[votes], np.array([45, 11, 61, 4]))
+    assert np.all(top == 3)
+    np.testing.assert_array_equal(radius, [2, 2, 3, 4, 4, 4, 6, 5, 8, 8, 8, 9])
+
+
 def test_the_radius_of_deep_partition_is_the_published_one_and_is_reached():
     """floor((n_top - n_c - [c < top]) / 2), the least over c."""
     rng, shifts = np.random.default_rng(0), offsets(20, 1)

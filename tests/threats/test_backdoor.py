@@ -77,7 +77,9 @@ def test_trusted_images_are_never_poisoned_and_are_trained_on():
 
 def test_more_poisons_than_images_that_are_not_trusted_are_refused():
     with pytest.raises(UserError, match="96 poisons: 95 of 100 training images are not trusted"):
-        outcome(laboratory.lab(), budget="count(96)")
+        outcome(laboratory.lab(sanitiser=Oracle()), budget="count(96)")
+    with pytest.raises(UserError, match="there are 100 training images"):
+        outcome(laboratory.lab(), budget="count(101)")
 
 
 def test_a_data_defence_is_measured_and_another_model_is_trained_without_the_suspects():

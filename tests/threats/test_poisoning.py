@@ -34,6 +34,23 @@ def test_accuracy_is_compared_with_the_same_seed_on_clean_data():
     assert not np.any((poisoned.y != lab.data.y) & lab.known)
 
 
+def test_flips_of_one_class_are_judged_on_that_class_too():
+    lab, data = laboratory.lab(), laboratory.images(50, seed=2)
+    found = poisoning.run(KEY, lab, data, build("attack", "label_flip(source=2, to=0)"), build("budget", "count(9)"))
+    of_class = found.metrics["subpopulation_accuracy"]
+    assert of_class.value == 1.0 and of_class.n == np.sum(data.y == 2) > 0
+    poisoned = lab.fit.asked[-1][0]
+    changed = poisoned.y != lab.data.y
+    assert changed.sum() == 9 and np.all(lab.data.y[changed] == 2) and np.all(poisoned.y[changed] == 0)
+
+
+def test_an_attacker_may_have_every_image_where_no_defence_asks_for_trusted_ones():
+    lab, data = laboratory.lab(), laboratory.images(10, seed=2)
+    found = poisoning.run(KEY, lab, data, build("attack", "label_flip"), build("budget", "rate(1.0)"))
+    assert found.metrics["poisons"].value == 100 and np.all(lab.fit.asked[-1][0].y != lab.data.y)
+    assert "no image is trusted: the attacker may change all of them" in found.flags
+
+
 def test_every_target_has_poisons_and_a_victim_of_its_own():
     lab, data = laboratory.lab(), laboratory.images(6, seed=2)
     data.x[:3, -1, -1, 0] = 255  # these three carry what the poisons teach

@@ -4,20 +4,32 @@ References: random flips as in Biggio et al., ACML 2011 (label noise attacks); p
 2018, arXiv:1804.06872 (pair noise).
 """
 
+import dataclasses
+
 import jax
 import numpy as np
 
 from robustbench_jax.keys import stream
-from robustbench_jax.poisons import PoisonedDataset, PoisoningAttack, changed, chosen, require_class
+from robustbench_jax.poisons import PoisonedDataset, PoisoningAttack, Subpopulation, changed, chosen, require_class
 from robustbench_jax.registry import register
 from robustbench_jax.types import Classifier, Dataset, UserError, record
+
+
+@record
+class OfClass(Subpopulation):
+    """The images of one class."""
+
+    label: int
+
+    def members(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.asarray(y) == self.label
 
 
 @register("attack", "label_flip", threat="poisoning", access="poison_only", paper="biggio2011")
 @record
 class LabelFlip(PoisoningAttack):
-    """source, to: with both, images of the class `source` are labelled `to`; with neither (-1), images of any class get
-    one of the other labels.
+    """source, to: with both, images of the class `source` are labelled `to`, and the accuracy on that class is measured
+    by itself; with neither (-1), images of any class get one of the other labels.
     """
 
     source: int = -1
@@ -42,4 +54,5 @@ class LabelFlip(PoisoningAttack):
         rows, flags = chosen(stream(key, "rows"), eligible, count)
         away = np.asarray(jax.random.randint(stream(key, "labels"), (len(data),), 1, classes))[rows]
         y = np.full(len(rows), self.to) if self.source >= 0 else (data.y[rows] + away) % classes
-        return changed(data, rows, y=y, flags=flags)
+        made = changed(data, rows, y=y, flags=flags)
+        return dataclasses.replace(made, subpopulation=OfClass(self.source)) if self.source >= 0 else made

@@ -30,7 +30,7 @@ class Cluster(Subpopulation):
     centres: Any
     own: int
 
-    def members(self, x: np.ndarray) -> np.ndarray:
+    def members(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return nearest(features_of(self.model, x), self.centres) == self.own
 
 
