@@ -1,5 +1,6 @@
-"""cnn: convolutions and dense layers with ReLU between them; the small networks of the certified literature.
+"""cnn: convolutions and dense layers with ReLU, or another activation, between them.
 
+The small networks of the certified literature, all with ReLU, are made of it.
 cnn_a and cnn_b: Dathathri et al., NeurIPS 2020, arXiv:2010.11645 (SDP-FO), as used by Wang et al., NeurIPS 2021,
 arXiv:2103.06624 (beta-CROWN). ibp_small, ibp_medium, ibp_large: Gowal et al., 2018, arXiv:1810.12715, table 1.
 """
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from robustbench_jax.models.activations import ACTIVATIONS, require_activation
 from robustbench_jax.models.blocks import Conv, Dense, Normalise, flatten, require_image
 from robustbench_jax.registry import register
 from robustbench_jax.types import UserError
@@ -15,10 +17,10 @@ from robustbench_jax.types import UserError
 GIVEN = ("shape", "classes", "rngs")
 
 
-@register("model", "cnn", given=GIVEN)
+@register("model", "cnn", given=GIVEN, late=("activation",))
 class CNN(nnx.Module):
     """convolutions: (channels, window, stride) each, padded by `padding` zeros on every side, or by a fourth entry
-    (before, after) of its own; dense: the hidden layers after them.
+    (before, after) of its own; dense: the hidden layers after them; activation: as of `mlp`.
     """
 
     def __init__(
@@ -26,6 +28,7 @@ class CNN(nnx.Module):
         convolutions: tuple = ((16, 3, 1), (32, 4, 2), (64, 4, 2)),
         dense: tuple = (128,),
         padding: int = 1,
+        activation: str = "relu",
         *,
         shape,
         classes,
@@ -34,6 +37,7 @@ class CNN(nnx.Module):
         require_image("cnn", shape, 4)
         if not all(isinstance(c, tuple) and len(c) in (3, 4) for c in convolutions):
             raise UserError(f"cnn: convolutions = {convolutions} must be a list of [channels, window, stride]")
+        self.activation = require_activation("cnn", activation)
         self.normalise = Normalise(shape[-1])
         sides, channels = np.array(shape[:2]), shape[-1]
         stack = []
@@ -49,12 +53,12 @@ class CNN(nnx.Module):
         self.head = Dense(sizes[-1], classes, last=True, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.normalise(x)
+        x, activate = self.normalise(x), ACTIVATIONS[self.activation]
         for layer in self.convolutions:
-            x = jax.nn.relu(layer(x))
+            x = activate(layer(x))
         x = flatten(x)
         for layer in self.dense:
-            x = jax.nn.relu(layer(x))
+            x = activate(layer(x))
         return self.head(x)
 
 

@@ -1,8 +1,9 @@
 """How fast the logits of a network may change at most: upper bounds in float64, from its weights.
 
 A power iteration that has not converged gives a lower bound of a norm, so none is used. Networks that are 1-Lipschitz
-by construction say so of each layer (models/lipschitz_layers.py); for `cnn` and `mlp` the norms of the layers are
-multiplied (Szegedy et al., 2014, arXiv:1312.6199), which is sound and loose.
+by construction say so of each layer (models/lipschitz_layers.py); for `cnn` and `mlp` the norms of the layers
+and the steepest slopes of what is between them are multiplied (Szegedy et al., 2014, arXiv:1312.6199), which is sound
+and loose.
 Shapes: I inputs of the last layer, C classes, kernel [h, w, I, O].
 """
 
@@ -11,6 +12,7 @@ import math
 import numpy as np
 from flax import nnx
 
+from robustbench_jax.models.activations import STEEPEST
 from robustbench_jax.models.blocks import Conv, Dense
 from robustbench_jax.models.cnn import CNN
 from robustbench_jax.models.lipschitz import Lipschitz
@@ -41,7 +43,7 @@ def pair_constants(classifier: Classifier) -> np.ndarray:
 def _product(module: CNN | MLP) -> float:
     std = np.abs(np.asarray(module.normalise.std[...], np.float64)).min()
     hidden = [*module.convolutions, *module.dense] if isinstance(module, CNN) else module.hidden
-    return math.prod(layer_norm(layer) for layer in hidden) / float(std)
+    return math.prod(STEEPEST[module.activation] * layer_norm(layer) for layer in hidden) / float(std)
 
 
 def layer_norm(layer: nnx.Module) -> float:

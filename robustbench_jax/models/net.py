@@ -45,7 +45,8 @@ class Net:
 
     def layer_inputs(self, params: Params, x: jax.Array) -> tuple[jax.Array, ...]:
         """What each member of the network's lists (hidden layers, blocks) is called with, in the order of the calls,
-        and last what its `head` is: the features. Of one image or of a batch, as in a call.
+        and last what its `head` is: the features. Of one image or of a batch, as in a call. Where the network is one
+        behind something that is not trained, its `model`, they are that one's.
         """
         seen = []
 
@@ -59,10 +60,13 @@ class Net:
     def tapped(self, params: Params, x: jax.Array, tap: Callable[[int, jax.Array], jax.Array]) -> jax.Array:
         """As a call, in which each layer (see `layer_inputs`) gets tap(which call it is, from 0; its input) instead."""
         numbers, module = itertools.count(), self.module(params)
-        for name, part in list(vars(module).items()):
+        inner = module
+        while isinstance(getattr(inner, "model", None), nnx.Module):
+            inner = inner.model
+        for name, part in list(vars(inner).items()):
             if name == "head" or isinstance(part, nnx.List):
                 wrapped = _tapped(part, lambda x: tap(next(numbers), x))
-                object.__setattr__(module, name, wrapped)  # past nnx's checks: this module ends here
+                object.__setattr__(inner, name, wrapped)  # past nnx's checks: this module ends here
         return module(x)
 
     def module(self, params: Params) -> nnx.Module:

@@ -10,6 +10,7 @@ from scipy import special
 
 from robustbench_jax.data import load_dataset
 from robustbench_jax.models import build_model
+from robustbench_jax.models.activations import STEEPEST
 from robustbench_jax.models.lipschitz import LipschitzMLP
 from robustbench_jax.models.lipschitz_bounds import conv_norm, pair_constants
 from robustbench_jax.models.lipschitz_layers import AOLDense, SLLConv, SLLDense
@@ -56,6 +57,16 @@ def test_no_pair_of_images_is_further_apart_than_the_constant_allows(arch):
     moved = np.abs(apart[:, :, None] - apart[:, None]) / np.linalg.norm(d.reshape(64, -1), axis=1)[:, None, None]
     assert np.all(moved <= pairs * (1 + 1e-3) + 1e-6)
     assert pairs.max() <= 2 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("name", ["tanh", "gelu"])
+@pytest.mark.parametrize("arch", ["mlp([16, 8], {})", "cnn([[4, 3, 2]], [8], activation={})"])
+def test_what_is_between_layers_counts_with_its_steepest_slope(arch, name):
+    model, relu = (build_model(arch.format(repr(each)), SHAPE, 4, jax.random.key(1)) for each in (name, "relu"))
+    np.testing.assert_allclose(pair_constants(model), STEEPEST[name] ** 2 * pair_constants(relu), rtol=1e-9)
+    slopes = jax.jit(jax.vmap(jax.jacrev(model)))(np.random.default_rng(0).uniform(size=(32, *SHAPE)))
+    slopes = np.asarray(slopes).reshape(32, 4, -1)
+    assert np.all(np.linalg.norm(slopes[:, :, None] - slopes[:, None], axis=-1) <= pair_constants(model))
 
 
 @pytest.mark.parametrize("stride, pads", [(1, (1, 1)), (2, (1, 2)), (2, (0, 1)), (3, (2, 0))])

@@ -72,7 +72,16 @@ def made(text, shape):
 
 @pytest.mark.parametrize(
     "text, shape",
-    [("mlp([])", SHAPE), ("mlp([16, 8])", SHAPE), ("cnn", (8, 8, 1)), ("cnn_a", (8, 8, 3)), ("odd", SHAPE)],
+    [
+        ("mlp([])", SHAPE),
+        ("mlp([16, 8])", SHAPE),
+        ("cnn", (8, 8, 1)),
+        ("cnn_a", (8, 8, 3)),
+        ("odd", SHAPE),
+        ("mlp([16, 8], 'tanh')", SHAPE),
+        ("cnn([[4, 3, 1], [6, 3, 2]], [8], activation='tanh')", (8, 8, 1)),
+        ("scattering(mlp([]), scales=1, angles=4, groups=5)", (8, 8, 1)),
+    ],
 )
 def test_clipped_gradients_are_those_of_one_example_after_another(text, shape):
     model = made(text, shape)

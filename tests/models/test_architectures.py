@@ -1,14 +1,18 @@
 """Architectures: their published numbers of parameters, their outputs, and the images that they refuse."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from robustbench_jax.models import build_model
+from robustbench_jax.models.activations import ACTIVATIONS, STEEPEST
+from robustbench_jax.models.features import layer_inputs
 from robustbench_jax.models.net import count
-from robustbench_jax.registry import discover
+from robustbench_jax.registry import canonical, discover
 from robustbench_jax.types import UserError
 
+KEY, TANH = jax.random.key(0), "activation='tanh'"
 # Trained parameters. resnet20 to 56: README of akamaster/pytorch_resnet_cifar10 (0.27M to 0.85M) and its layers added
 # up; wide_resnet: Zagoruyko & Komodakis, table 4 (36.5M); resnet18, resnet50: torchvision's documentation; vit_small:
 # timm's results table (22.05M); cnn_a: 16 x 48 + 16 + 32 x 256 + 32 + 2048 x 100 + 100 + 1010.
@@ -86,6 +90,8 @@ def test_images_that_are_too_small_or_flat_are_refused(arch, shape):
         ("renset20", "no model 'renset20'; did you mean 'resnet20'?"),
         ("resnet20(3)", "resnet20"),
         ("mlp([0])", "widths"),
+        ("mlp(activation='tahn')", "mlp: activation = 'tahn'; did you mean 'tanh'?"),
+        ("cnn(activation='rleu')", "cnn: activation = 'rleu'; did you mean 'relu'?"),
     ],
 )
 def test_wrong_arguments_are_named(arch, said):
@@ -107,6 +113,25 @@ def test_images_of_other_channels_are_refused_where_broadcasting_would_take_them
 def test_two_models_of_one_architecture_have_equal_nets(arch):
     (one, _), (two, _) = (described(arch, (16, 16, 3), 10) for _ in range(2))
     assert one.net == two.net and hash(one.net) == hash(two.net)
+
+
+@pytest.mark.parametrize("arch", ["mlp", "cnn"])
+def test_another_activation_is_another_network_and_relu_is_what_it_was_before_there_were_others(arch):
+    """The identities of networks with ReLU are older than the argument."""
+    plain, relu, tanh = (build_model(f"{arch}({a})", (8, 8, 1), 3, KEY) for a in ("", "activation='relu'", TANH))
+    assert "activation" not in canonical("model", f"{arch}(activation='relu')")
+    assert canonical("model", f"{arch}({TANH})").endswith("activation='tanh')")
+    assert plain.net == relu.net != tanh.net
+    x = np.random.default_rng(0).uniform(size=(8, 8, 1)).astype(np.float32)
+    first, second = layer_inputs(relu, x)[1], layer_inputs(tanh, x)[1]
+    np.testing.assert_allclose(np.maximum(np.arctanh(second), 0), first, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_no_slope_of_an_activation_is_larger_than_said_and_some_is_as_large(name):
+    with jax.enable_x64(True):
+        slopes = np.abs(jax.vmap(jax.grad(ACTIVATIONS[name]))(jnp.linspace(-30, 30, 60_001)))
+    assert 0.9999 * STEEPEST[name] < slopes.max() <= STEEPEST[name]
 
 
 def test_two_seeds_give_equal_nets_and_other_weights_and_one_seed_the_same():

@@ -21,6 +21,7 @@ import optax
 
 from robustbench_jax.keys import stream
 from robustbench_jax.learning_curve import Curve, Progress, Trace
+from robustbench_jax.models.fixed_fronts import before, behind_front, fits_behind
 from robustbench_jax.models.per_example import METHODS, clipped_sum, require_separate
 from robustbench_jax.ops.accounting import ACCOUNTANTS, Guarantee, guarantee, noise_for
 from robustbench_jax.recipes import Recipe
@@ -69,6 +70,9 @@ class DPSGD(TrainingDefence):
     def loop(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, run: Run) -> Trained:
         """A run that was killed begins anew. Raises UserError for batch norm and for a recipe that holds images out."""
         require_separate("dp_sgd", model.net, model.params)
+        if recipe.augmentation == "none" and fits_behind(model, data):
+            inner, curve = self.loop(key, *behind_front(model, data), recipe, run)
+            return before(model, inner), curve
         if recipe.holdout or recipe.averages:
             raise UserError("dp_sgd: holdout, ema and swa of the recipe are not for it; leave them out")
         promised = self.guarantee(recipe, len(data))
