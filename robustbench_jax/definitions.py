@@ -138,6 +138,15 @@ DEFINITIONS = {
         "higher",
     ),
     "anomaly_score": Definition("how suspicious the inspection finds the model", "one model", "higher"),
+    "mask_norm": Definition(
+        "sum over pixels of the mask that the inspection recovers for the attacker's class", "one model", "lower"
+    ),
+    "mask_overlap": Definition(
+        "pixels that the trigger changes and the recovered mask of the attacker's class covers by more than half, over "
+        "pixels of either kind",
+        "one model",
+        "higher",
+    ),
     "accused_classes": Definition("classes that the inspection takes for targets of a backdoor", "classes", "higher"),
     "poison_success_rate": Definition(
         "share of targets that a victim trained on their poisons takes for the intended class", "targets", "lower"

@@ -141,9 +141,13 @@ def _inspections(done: list[Record]) -> list[Sheet]:
         title = f"{cell.show('dataset')} · {name(cell)} · {cell.show('inspection')}"
         note = (
             "AUROC: of the anomaly scores of the row's models against those of models trained on clean data (no "
-            "poisons), with Newcombe's 95% interval. Accused: share of models of which a class was accused."
+            "poisons), with Newcombe's 95% interval. Accused: share of models of which a class was accused, or which "
+            "were taken for backdoored. Mask, Overlap: median size in pixels of the mask recovered for the attacker's "
+            "class, and median share that it has in common with the true one."
         )
-        pages.append(Sheet(title, note, ["Attack", "Models", "Median score", "Accused", "AUROC"], rows))
+        pages.append(
+            Sheet(title, note, ["Attack", "Models", "Median score", "Accused", "AUROC", "Mask", "Overlap"], rows)
+        )
     return pages
 
 
@@ -156,4 +160,10 @@ def _inspected(found: list[Record], clean: list[Record]) -> list[str]:
         area, (low, high) = area_under_roc(np.array(baseline), np.array(scores))
         shown = f"{area:.2f} [{low:.2f}, {high:.2f}]"
     called = f"{found[0].cell.method} · {found[0].cell.show('budget')}" + ("" if poisoned else " (clean)")
-    return [called, str(len(found)), f"{np.median(scores):.2f}", f"{100 * accused:.0f}%", shown]
+    masks = [_median(found, name, form) for name, form in (("mask_norm", "{:.1f}"), ("mask_overlap", "{:.2f}"))]
+    return [called, str(len(found)), f"{np.median(scores):.2f}", f"{100 * accused:.0f}%", shown, *masks]
+
+
+def _median(found: list[Record], name: str, form: str) -> str:
+    values = [record.metrics[name].value for record in found if name in record.metrics]
+    return form.format(np.median(values)) if values else "–"

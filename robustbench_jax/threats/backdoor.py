@@ -41,8 +41,9 @@ def run(
     """Poisons the lab's training data, trains on it, defends, and judges on the test images `data`. Consumes the key.
 
     Metrics: those of metrics.backdoor, cross_trigger_accuracy where each image has its own trigger, poisons_removed,
-    clean_removed and poison_auc of a data defence, anomaly_score of an inspection. Arrays: clean_correct bool[N];
-    triggered int[N], the prediction with the trigger; eligible bool[N], not of the target class; fooled bool[N].
+    clean_removed and poison_auc of a data defence, anomaly_score of an inspection, mask_norm and mask_overlap of one
+    that recovers triggers. Arrays: clean_correct bool[N]; triggered int[N], the prediction with the trigger; eligible
+    bool[N], not of the target class; fooled bool[N].
     Artefacts: the poison set (rows, x, y), scores and removed of a data defence, what the inspection found, some
     triggered images.
     """
@@ -58,6 +59,7 @@ def run(
     x = stamped(stream(key, "test"), trigger, data.x)
     seen = _seen(model, trigger, data, x, runtime)
     before = _seen(victim, trigger, data, x, runtime) if lab.defended else None
+    inspected[0].update(recovery(trigger, inspected[1], data.x, x) if poisoned.poisoned.any() else {})
     found = metrics.backdoor(seen, _seen(clean_model, trigger, data, x, runtime), before) | found | inspected[0]
     if trigger.dynamic:
         right = classify(model, crossed(trigger, data.x), runtime) == data.y
@@ -103,12 +105,29 @@ def inspect(
     """(metrics, artefacts, flags) of the inspection; nothing where there is none."""
     if lab.inspector is None:
         return {}, {}, ()
-    found = lab.inspector.inspect(key, model, lab.trusted)
+    making = lab.blank is not None and hasattr(lab.inspector, "making")
+    inspector = lab.inspector.making(lab.blank) if making else lab.inspector
+    found = inspector.inspect(key, model, lab.trusted)
     measured = {
         "anomaly_score": metrics.number("anomaly_score", found.score, 1),
         "accused_classes": metrics.number("accused_classes", int(found.accused.sum()), len(found.accused)),
     }
     return measured, {"accused": found.accused} | found.arrays, found.flags
+
+
+def recovery(trigger: Trigger, found: dict[str, np.ndarray], x: np.ndarray, stamped: np.ndarray) -> dict[str, Metric]:
+    """How near the mask that an inspection found for the trigger's class is to what the trigger does to images x uint8
+    [N, D]; nothing where it found no masks, or the trigger has no one class.
+    """
+    if "mask" not in found or trigger.relabels != "all_to_one":
+        return {}
+    mask = found["mask"][trigger.target, ..., 0]
+    true, covered = np.any(x != stamped, axis=(0, -1)), mask > 0.5
+    overlap = float(np.sum(true & covered) / max(np.sum(true | covered), 1))
+    return {
+        "mask_norm": metrics.number("mask_norm", float(np.abs(mask).sum()), 1),
+        "mask_overlap": metrics.number("mask_overlap", overlap, 1),
+    }
 
 
 def _seen(model: Classifier, trigger: Trigger, data: Dataset, x: np.ndarray, runtime: Runtime) -> dict[str, np.ndarray]:

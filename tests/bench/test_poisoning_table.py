@@ -14,7 +14,7 @@ FIELDS = {"dataset": "fashion_mnist_mini", "model": "cnn", "attack": "badnets", 
 
 
 def made_up(
-    success: float = 0.9, accuracy: float = 0.8, score: float | None = None, poisons: int = 5, **cell
+    success: float = 0.9, accuracy: float = 0.8, score: float | None = None, poisons: int = 5, mask=(), **cell
 ) -> Record:
     """A backdoor's record over ten images."""
     cell = make_cell(**FIELDS | cell)
@@ -27,6 +27,7 @@ def made_up(
     if score is not None:
         metrics |= {"anomaly_score": number("anomaly_score", score, 1)}
         metrics |= {"accused_classes": number("accused_classes", float(score > 2), 10)}
+    metrics |= {name: number(name, value, 1) for name, value in zip(("mask_norm", "mask_overlap"), mask, strict=False)}
     return Record(
         id=cell.id,
         cell=cell,
@@ -56,13 +57,14 @@ def test_inspections_are_compared_with_models_of_clean_data(monkeypatch):
     fields = {"inspection": "neural_cleanse", "dataset": "d", "model": "cnn", "defence": "standard"}
     found = []
     for seed, (clean, bad) in enumerate([(1.0, 3.0), (2.5, 4.0), (1.5, 2.0)]):
-        for record, budget in ((made_up(0, score=clean, poisons=0), "rate(0)"), (made_up(score=bad), "rate(0.05)")):
+        poisoned = made_up(score=bad, mask=(8.0 + seed, 0.5))
+        for record, budget in ((made_up(0, score=clean, poisons=0), "rate(0)"), (poisoned, "rate(0.05)")):
             cell = record.cell.model_copy(update=fields | {"budget": budget, "seed": seed})
             found.append(record.model_copy(update={"cell": cell}))
     page = poisoning_table.sheets(found)[-1]
     clean, bad = page.rows
-    assert clean[1:] == ["3", "1.50", "33%", "–"] and clean[0].endswith("(clean)")
-    assert bad[1:4] == ["3", "3.00", "67%"] and bad[4].startswith("0.89 [")
+    assert clean[1:] == ["3", "1.50", "33%", "–", "–", "–"] and clean[0].endswith("(clean)")
+    assert bad[1:4] == ["3", "3.00", "67%"] and bad[4].startswith("0.89 [") and bad[5:] == ["9.0", "0.50"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Backdoors: denominators, baselines and what defenders are shown, on models with known answers."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -105,6 +107,20 @@ def test_an_inspection_sees_the_victim_and_trusted_images():
     found, _ = outcome(laboratory.lab(inspector=Suspicious()))
     assert value(found, "anomaly_score") == 1.0 and value(found, "accused_classes") == 1
     assert found.artefacts["accused"].tolist() == [False, False, True, False] and "made up" in found.flags
+
+
+@pytest.mark.parametrize("attack, norm, overlap", [("badnets(size=2)", 4.5, 0.8), ("badnets(size=6)", 4.5, 5 / 36)])
+def test_a_recovered_mask_is_compared_with_the_pixels_that_the_trigger_changes(attack, norm, overlap):
+    class Recovering(Suspicious):
+        def inspect(self, key, model, trusted):
+            mask = np.zeros((laboratory.CLASSES, 6, 6, 1))
+            mask[0, -2:, -2:], mask[0, 0, 0], mask[0, 0, 1] = 0.8, 0.9, 0.4
+            return dataclasses.replace(super().inspect(key, model, trusted), arrays={"mask": mask})
+
+    found, _ = outcome(laboratory.lab(inspector=Recovering()), attack)
+    assert value(found, "mask_norm") == pytest.approx(norm) and value(found, "mask_overlap") == pytest.approx(overlap)
+    nothing, _ = outcome(laboratory.lab(inspector=Recovering()), attack, budget="rate(0)")
+    assert "mask_norm" not in nothing.metrics
 
 
 def test_effectiveness_lies_between_0_and_1_and_falls_with_lost_accuracy():

@@ -17,7 +17,8 @@ from robustbench_jax.types import Classifier, Dataset
 @dataclass(frozen=True)
 class Inspection:
     """score: how suspicious the model is, larger for more; accused bool[C]: the classes that the published rule takes
-    for targets of a backdoor; arrays by name: what was found of each class [C, ...]; flags: what casts doubt on it.
+    for targets of a backdoor, or bool[1], whether it takes the model for backdoored, where it names no class; arrays by
+    name: what was found, of each class [C, ...] where it looks at them; flags: what casts doubt on it.
     """
 
     score: float
