@@ -1,5 +1,7 @@
 """Single poisoning attacks: what each lowers, and the defence that freezes features."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from robustbench_jax.attacks.poisoning.gradient_matching import alignment, train
 from robustbench_jax.attacks.poisoning.influence_poisoning import influence, loss
 from robustbench_jax.attacks.poisoning.meta_poison import learnt
 from robustbench_jax.attacks.poisoning.targeted import rounded
+from robustbench_jax.defences.training import head_only
 from robustbench_jax.models import build_model, files
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.judge import predict
@@ -131,6 +134,21 @@ def test_a_new_head_is_trained_on_features_that_stay_to_the_bit(tmp_path, recipe
         else:
             np.testing.assert_array_equal(fitted.params[name], value)
     assert fitted.net == source.net
+
+
+def test_a_head_on_features_computed_once_is_the_head_on_features_of_every_batch(tmp_path, monkeypatch):
+    source = model(5)
+    files.save(tmp_path / "m", source, files.describe(source, "mlp([16])", (8, 8, 1), 4))
+    defence, recipe = build("training", f'head_only(checkpoint("{tmp_path}/m"))'), build("recipe", "adamw(epochs=3)")
+    heads = []
+    for slow in (False, True):
+        assert not head_only._in_training(source.net)
+        monkeypatch.setattr(head_only, "_in_training", lambda net, slow=slow: slow)
+        fitted, curve = defence.fit(KEY, model(1), DATA, dataclasses.replace(recipe, batch_size=16))
+        heads.append((fitted.params["head/kernel"], fitted.params["head/bias"], curve.loss))
+        monkeypatch.undo()
+    for once, each in zip(*heads, strict=True):
+        np.testing.assert_allclose(once, each, rtol=1e-4, atol=1e-6)
 
 
 def test_after_training_on_its_poisons_the_target_is_nearer_to_the_intended_class():

@@ -33,6 +33,14 @@ FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a
         *("sweep.7.attack=label_flip", "sweep.8.attack=subpopulation(clusters=4)", "sweep.9.model=mlp([])"),
         "sweep.9.attack=influence_poisoning(steps=2)",
     ),
+    "poison_targeted": (
+        *("defence=standard", "attack=bullseye_polytope(eps=16/255, steps=2)", "budget=count(3)", "examples=2"),
+    ),
+    "certified_poisoning_mnist": (
+        *(f"sweep.{i}.defence=partitioned(partitions=3, steps=4)" for i in (0, 1, 2)),
+        *("sweep.0.certifier=deep_partition", "sweep.1.certifier=run_off_election"),
+        *("sweep.0.budget=count(1)", "sweep.1.budget=count(1)", "sweep.2.budget=count(5)"),
+    ),
     "certified_poisoning": (
         *(f"sweep.{i}.defence=partitioned(partitions=3, steps=4)" for i in (0, 2, 3)),
         *("sweep.0.certifier=deep_partition", "sweep.1.certifier=label_flips", "sweep.2.certifier=run_off_election"),
