@@ -13,29 +13,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustbench_jax.checkpoints import Keeper
-from robustbench_jax.fitting import Fit, begin, finish, judge
+from robustbench_jax.fitting import begin, finish, judge
 from robustbench_jax.keys import stream
 from robustbench_jax.learning_curve import Curve, Report, progress, silent
-from robustbench_jax.ops.images import as_unit
-from robustbench_jax.ops.runtime import on_cpu
+from robustbench_jax.ops.runtime import in_threads, on_cpu
 from robustbench_jax.recipes import Recipe
+from robustbench_jax.steps import many_advanced
 from robustbench_jax.training import (
     Run,
     TrainingDefence,
     batches,
     fit_in_order,
+    has_kernels,
     has_own,
     hold_out,
     looks,
     require_finite,
     require_one_loop,
+    room_for,
     steps_per_epoch,
     subset,
-    train_step,
+    unperturbed,
 )
 from robustbench_jax.types import Classifier, Dataset, UserError
-
-SMALL = 2**17  # weights of a model, below which a stack of models gains on CPU
 
 
 def fit_many(
@@ -51,8 +51,8 @@ def fit_many(
     """Trains M models, stacked along the leading axis of `models.params`; returns them stacked. The keys are consumed.
 
     keys [M]; subsets int [M, n]: the examples that each model sees (None: all). Each equals what `fit` makes of its key
-    and its examples, up to rounding. at_once: one vmapped program; by default where `gains` says so, and never for a
-    defence that prepares itself or recalls what it remembers. Raises UserError as `fit` does.
+    and its examples, up to rounding. at_once: step by step together; by default where `as_one` says so, and never for
+    a defence that prepares itself or recalls what it remembers. Raises UserError as `fit` does.
     """
     return fit_many_with_curves(keys, models, data, recipe, defence=defence, subsets=subsets, at_once=at_once)[0]
 
@@ -75,34 +75,33 @@ def fit_many_with_curves(
     subsets = np.broadcast_to(np.arange(len(data)), (count, len(data))) if subsets is None else np.asarray(subsets)
     each = list(keys)
     parts = [[own[rows] for rows in hold_out(key, len(own), recipe)] for key, own in zip(each, subsets, strict=True)]
-    at_once = gains(defence, _model(models, 0)) if at_once is None else at_once and not _alone(defence)
+    at_once = as_one(defence, _model(models, 0)) if at_once is None else at_once and not _alone(defence)
     if at_once:
         fitted = _fit_stack(keys, models, data, parts, recipe, defence, directory, report)
     else:
         run = Run.of(directory, report)
         if has_own(defence, "loop"):
             raise UserError(f"'{defence.registered[1]}' trains several models itself; train one with it at a time")
-        fitted = [
-            fit_in_order(
-                each[i], _model(models, i), *map(partial(subset, data), parts[i]), recipe, defence, run.inside(str(i))
-            )
-            for i in range(count)
-        ]
+
+        def alone(i: int):
+            own = map(partial(subset, data), parts[i])
+            return fit_in_order(each[i], _model(models, i), *own, recipe, defence, run.inside(str(i)))
+
+        threads = on_cpu() and unperturbed(defence)  # attacks keep the cores busy themselves
+        fitted = list(in_threads(alone, range(count)) if threads else map(alone, range(count)))
     return models.replace(params=_stack([model.params for model, _ in fitted])), [curve for _, curve in fitted]
 
 
 def gains(defence: TrainingDefence, model: Classifier) -> bool:
-    """Whether a stack of such models is trained faster as one program: on accelerators; on CPU, small ones without
-    convolutions, on images that no attack perturbs. There 8 models take, in processor time, 0.65 of what they take one
-    after another for mlp([64]), but 1.2 for mlp([256, 256]), with which an attack gains nothing either.
+    """Whether several such models are trained faster by `fit_many` than one after another: on accelerators, and on CPU
+    where no attack perturbs the images, most of all without convolutions.
     """
-    arrays = model.params.values()
-    small = sum(value.size for value in arrays) < SMALL and all(value.ndim < 4 for value in arrays)
-    return not _alone(defence) and (not on_cpu() or (small and _unperturbed(defence)))
+    return not _alone(defence) and (not on_cpu() or unperturbed(defence))
 
 
-def _unperturbed(defence: TrainingDefence) -> bool:
-    return type(defence).perturb is TrainingDefence.perturb
+def as_one(defence: TrainingDefence, model: Classifier) -> bool:
+    """Whether they take their steps together: on accelerators, and on CPU where many steps are one program."""
+    return gains(defence, model) and not (on_cpu() and has_kernels(model))
 
 
 def _alone(defence: TrainingDefence) -> bool:
@@ -121,12 +120,10 @@ def _fit_stack(keys, models, data: Dataset, parts, recipe: Recipe, defence, dire
     state = keeper.newest(state) if keeper else state
     first = int(state.step[0])
     step_keys = jax.vmap(lambda key: stream(key, "step"))(keys)
-    step_of = _train_many_compiled if _unperturbed(defence) else _train_many  # an attack may be driven from the host
-    train = partial(step_of, recipe=recipe, net=models.net, total=total)
-    trained = np.stack([rows for rows, _ in parts])
-    for step, ids in batches(keys, size, recipe, defence.replays, first):
-        rows = np.take_along_axis(trained, ids, axis=1)
-        state, measured = train(step_keys, state, data.x[rows], data.y[rows], ids, defence)
+    trained, room = np.stack([rows for rows, _ in parts]), room_for(defence, _model(models, 0), per_epoch)
+    for step, ids in batches(keys, size, recipe, defence.replays, first, room):
+        rows = np.take_along_axis(trained[:, None], ids, axis=2)
+        state, measured = many_advanced(step_keys, models.net, state, data, rows, ids, room, defence, recipe, total)
         ends = (step + 1) % per_epoch == 0
         if ends and recipe.holdout:
             require_finite(measured[0], step)
@@ -142,17 +139,6 @@ def _fit_stack(keys, models, data: Dataset, parts, recipe: Recipe, defence, dire
     state = jax.tree.map(np.asarray, state)  # to be taken apart on the host
     seen = [subset(data, rows) if recipe.swa else data for rows, _ in parts]  # by averages of weights alone
     return [finish(key, models.net, _row(state, i), seen[i], recipe, total - first) for i, key in enumerate(list(keys))]
-
-
-def _train_many(keys, state: Fit, x, y, ids, defence, *, recipe, net, total):
-    def one(key, state, x, y, ids):
-        return train_step(key, net, state, x, y, ids, defence, recipe, total)
-
-    x = jax.lax.optimization_barrier(as_unit(x))  # or each of its readers makes it anew
-    return jax.vmap(one)(keys, state, x, y, ids)
-
-
-_train_many_compiled = jax.jit(_train_many, static_argnames=("recipe", "net", "total"))
 
 
 def _model(models: Classifier, i: int) -> Classifier:

@@ -1,5 +1,5 @@
 """The training loop: `fit` trains one model, `fit_with_curve` returns how it went as well (learning_curve.py). Several
-at once: stacks.py.
+at once: stacks.py; one step: steps.py.
 Each step's randomness comes from (key, step) and each epoch's order from (key, epoch), so a run that was killed
 resumes to the same weights, bit for bit. The last examples of an epoch that fill no batch are left out of it; the next
 epoch has another order. Attacks inside training see the model in inference mode. Images that a recipe holds out are
@@ -20,11 +20,12 @@ import numpy as np
 import optax
 
 from robustbench_jax.checkpoints import Keeper
-from robustbench_jax.fitting import Fit, averaged, begin, finish, judge
-from robustbench_jax.keys import per_example, stream
+from robustbench_jax.fitting import begin, finish, judge
+from robustbench_jax.keys import stream
 from robustbench_jax.learning_curve import Curve, Report, progress, silent
-from robustbench_jax.ops.images import as_unit
+from robustbench_jax.ops.runtime import on_cpu
 from robustbench_jax.recipes import Recipe
+from robustbench_jax.steps import advanced
 from robustbench_jax.types import Classifier, Dataset, UserError
 
 EVERY = 20  # steps between two looks at the loss
@@ -184,10 +185,9 @@ def fit_in_order(key, model, data: Dataset, held: Dataset, recipe: Recipe, defen
     state = begin(defence, model, data.x[: recipe.batch_size], recipe, total)
     keeper = Keeper(run.directory) if run.directory is not None else None
     state = keeper.newest(state) if keeper else state
-    first, steps = int(state.step), stream(key, "step")
-    for step, rows in batches(key, len(data), recipe, defence.replays, first):
-        x, y = data.x[rows], data.y[rows]
-        state, measured = train_step(steps, model.net, state, x, y, rows, defence, recipe, total)
+    first, steps, room = int(state.step), stream(key, "step"), room_for(defence, model, per_epoch)
+    for step, rows in batches(key, len(data), recipe, defence.replays, first, room):
+        state, measured = advanced(steps, model.net, state, data, rows, room, defence, recipe, total)
         ends = (step + 1) % per_epoch == 0
         if ends and recipe.holdout:
             require_finite(measured[0], step)
@@ -242,16 +242,41 @@ def looks(step: int, total: int, judged: bool) -> bool:
     return bool(judged) or (step + 1) % EVERY == 0 or step + 1 == total
 
 
-def batches(key: jax.Array, count: int, recipe: Recipe, replays: int, first: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(step, rows) from step `first` to the last; of several keys [M], rows [M, B]. Steps are those of the recipe; of
-    each batch `replays` follow one another, so that fewer batches are seen.
+def unperturbed(defence: TrainingDefence) -> bool:
+    """Whether no attack, which may be driven from the host, perturbs what it trains on."""
+    return not has_own(defence, "perturb")
+
+
+def room_for(defence: TrainingDefence, model: Classifier, per_epoch: int) -> int:
+    """How many steps are one program, at most: those between two looks of the host, where it is not needed in between
+    and nothing is slow in a compiled loop.
     """
-    per_epoch, seen, order = steps_per_epoch(count, recipe), None, None
-    for step in range(first, per_epoch * recipe.epochs):
+    alone = not unperturbed(defence) or has_own(defence, "recall") or (on_cpu() and has_kernels(model))
+    return 1 if alone else min(EVERY, per_epoch)
+
+
+def has_kernels(model: Classifier) -> bool:
+    """Whether it has convolutions."""
+    return any(value.ndim > 3 for value in model.params.values())
+
+
+def batches(
+    key: jax.Array, count: int, recipe: Recipe, replays: int, first: int, room: int = 1
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(last step, rows [K, B]) of at most `room` steps that follow one another, from step `first` to the last; no look
+    and no end of an epoch is between them. Of several keys [M], rows [M, K, B]. Steps are those of the recipe; of each
+    batch `replays` follow one another, so that fewer batches are seen.
+    """
+    per_epoch, seen, order, waiting = steps_per_epoch(count, recipe), None, None, []
+    total = per_epoch * recipe.epochs
+    for step in range(first, total):
         epoch, batch = divmod(step // replays, per_epoch)
         if epoch != seen:
             order, seen = np.asarray(_order(key, epoch, count)), epoch
-        yield step, order[..., batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
+        waiting.append(order[..., batch * recipe.batch_size : (batch + 1) * recipe.batch_size])
+        if len(waiting) == room or looks(step, total, (step + 1) % per_epoch == 0):
+            yield step, np.stack(waiting, axis=-2)
+            waiting = []
 
 
 @partial(jax.jit, static_argnames="count")
@@ -270,66 +295,6 @@ def steps_per_epoch(count: int, recipe: Recipe) -> int:
             f"batch_size = {recipe.batch_size}: there are {count} to train on; take batch_size={count} or less"
         )
     return count // recipe.batch_size
-
-
-def train_step(key, net, state: Fit, x, y, ids, defence, recipe: Recipe, total: int):
-    """One step of one model: augment, perturb, update."""
-    clean, perturb, update = _ready(key, x, state.step, recipe.augmentation, defence.replays)
-    recalling, model = defence.recall(state.memory), Classifier(net, state.params)
-    x = recalling.perturb(perturb, model, clean, y, ids)
-    return _update(update, state, clean, x, y, defence, net=net, recipe=recipe, total=total)
-
-
-@partial(jax.jit, static_argnames=("augmentation", "replays"))
-def _ready(key, x, step, augmentation: str, replays: int):
-    """The step's augmented images, and its keys for `perturb` and for the update."""
-    batch, key = jax.random.fold_in(key, step // replays), jax.random.fold_in(key, step)
-    return augmented(stream(batch, "augment"), x, augmentation), stream(key, "perturb"), stream(key, "update")
-
-
-@partial(jax.jit, static_argnames="kind")
-def augmented(key, x, kind: str) -> jax.Array:
-    """uint8 [B, H, W, C] to float32 in [0, 1], cropped and mirrored example by example."""
-    x = as_unit(x)
-    pad = x.shape[1] // 8
-
-    def one(key, image):
-        corner, mirror = jax.random.split(key)
-        if "crop" in kind:
-            top, left = jax.random.randint(corner, (2,), 0, 2 * pad + 1)
-            padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-            image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
-        return jnp.where(jax.random.bernoulli(mirror), image[:, ::-1], image) if "flip" in kind else image
-
-    return x if kind == "none" else jax.vmap(one)(per_example(key, jnp.arange(len(x))), x)
-
-
-@partial(jax.jit, static_argnames=("net", "recipe", "total"))
-def _update(key, state: Fit, clean, x, y, defence, *, net, recipe: Recipe, total: int):
-    weights, progress = net.trainable(state.params), state.step / total
-
-    def objective(weights, batch):
-        clean, x, y = batch
-        logits, params = net.train(state.params | weights, x, stream(key, "dropout"))
-        model = Classifier(net, state.params | weights)
-        loss = defence.objective(stream(key, "objective"), model, clean, x, logits, y, progress)
-        labels = y if y.ndim == 1 else jnp.argmax(y, -1)
-        return loss, (params, loss, jnp.mean(jnp.argmax(logits[: len(y)], -1) == labels))
-
-    gradients, (params, loss, accuracy), memory = defence.combine(
-        stream(key, "combine"), objective, weights, (clean, x, y), state.memory
-    )
-    changes, optimiser = recipe.optimiser(total).update(gradients, state.optimiser, weights)
-    params = params | optax.apply_updates(weights, changes)
-    per_epoch = total // recipe.epochs
-    return state.replace(
-        params=params,
-        optimiser=optimiser,
-        average=averaged(state, params, recipe, total),
-        memory=memory,
-        trace=state.trace.trained(state.step // per_epoch, loss, accuracy, 1 / per_epoch),
-        step=state.step + 1,
-    ), (loss, accuracy)
 
 
 def require_finite(losses: Any, step: int) -> None:

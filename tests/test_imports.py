@@ -19,6 +19,7 @@ LAYERS = [
     ("learning_curve", "suspects", "streams", "thefts"),
     ("traffic",),
     ("fitting", "attributes"),
+    ("steps",),
     ("training", "federation"),
     ("ownership",),
     ("stacks",),

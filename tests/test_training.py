@@ -18,7 +18,8 @@ from robustbench_jax.models.net import Net
 from robustbench_jax.ops.judge import classify
 from robustbench_jax.registry import build, canonical
 from robustbench_jax.stacks import fit_many, fit_many_with_curves
-from robustbench_jax.training import TrainingDefence, augmented, fit, fit_with_curve, hold_out
+from robustbench_jax.steps import augmented
+from robustbench_jax.training import TrainingDefence, fit, fit_with_curve, hold_out
 from robustbench_jax.types import Classifier, Dataset, UserError, record
 
 SHAPE = (4, 4, 1)
@@ -253,6 +254,26 @@ def test_a_stack_holds_out_averages_and_keeps_the_best_as_each_model_alone():
         np.testing.assert_allclose(curves[i].loss, curve.loss, rtol=1e-4)
         for name, value in alone.params.items():
             np.testing.assert_allclose(many.params[name][i], value, rtol=1e-3, atol=1e-5)
+
+
+def test_no_look_and_no_end_of_an_epoch_is_within_a_span_of_steps(monkeypatch):
+    monkeypatch.setattr(training, "EVERY", 4)
+    recipe, key = build("recipe", "sgd(epochs=2, batch_size=8)"), jax.random.key(3)
+    one = [(step, rows[0]) for step, rows in training.batches(key, 56, recipe, 1, 2)]
+    assert [step for step, _ in one] == list(range(2, 14))
+    spans = list(training.batches(key, 56, recipe, 1, 2, room=4))
+    assert [(step, len(rows)) for step, rows in spans] == [(3, 2), (6, 3), (7, 1), (11, 4), (13, 2)]
+    assert np.array_equal(np.concatenate([rows for _, rows in spans]), np.stack([rows for _, rows in one]))
+
+
+def test_steps_that_are_one_program_are_those_of_one_after_another(monkeypatch):
+    data, recipe = images(), build("recipe", "sgd(epochs=3, batch_size=8, augmentation='crop_flip', ema=0.9)")
+    together, curve = fit_with_curve(jax.random.key(1), fresh(), data, recipe, defence=STANDARD)
+    monkeypatch.setattr(training, "room_for", lambda *_: 1)
+    each, expected = fit_with_curve(jax.random.key(1), fresh(), data, recipe, defence=STANDARD)
+    np.testing.assert_allclose(curve.loss, expected.loss, rtol=1e-5)
+    for name, value in each.params.items():
+        np.testing.assert_allclose(together.params[name], value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("at_once", [True, False])

@@ -115,7 +115,7 @@ def train_together(
     try:
         with Clock() as clock:
             fitted, curves = fit_many_with_curves(
-                keys, stack, data, recipe, defence=defence, subsets=subsets, at_once=True,
+                keys, stack, data, recipe, defence=defence, subsets=subsets,
                 directory=place / CHECKPOINTS, report=report,
             )  # fmt: skip
             jax.block_until_ready(fitted.params)

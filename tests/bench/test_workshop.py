@@ -61,7 +61,9 @@ def test_a_stack_that_was_killed_goes_on_where_it_was(tmp_path, cells):
     assert [d["training"]["steps"] for d in descriptions(tmp_path / "victims").values()] == [3, 3, 3]
 
 
-def test_a_stack_is_made_of_those_that_have_not_begun_and_never_of_convolutions(tmp_path, cells, monkeypatch):
+def test_those_that_have_not_begun_are_trained_together_unless_an_attack_perturbs_the_images(
+    tmp_path, cells, monkeypatch
+):
     told = []
     monkeypatch.setattr(victims, "fit_many_with_curves", lambda keys, *_, **__: told.append(len(keys)) or 1 / 0)
     workshop = Workshop(tmp_path / "victims")
@@ -69,8 +71,8 @@ def test_a_stack_is_made_of_those_that_have_not_begun_and_never_of_convolutions(
     workshop.expect(cells)
     with pytest.raises(ZeroDivisionError):
         workshop.victim(cells[1])
-    convolutional = "cnn(convolutions=[[2, 3, 1]], dense=[])"
-    others = [cell.model_copy(update={"model": convolutional}) for cell in cells]
+    attacked = "adversarial_training(pgd(steps=1), linf(0.1))"
+    others = [cell.model_copy(update={"defence": attacked}) for cell in cells]
     workshop.expect(others)
     workshop.victim(others[0])
     assert told == [2]

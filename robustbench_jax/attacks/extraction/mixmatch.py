@@ -18,8 +18,9 @@ from robustbench_jax.attacks.extraction.cloning import Cloning, answered, drawn
 from robustbench_jax.keys import stream
 from robustbench_jax.models import build_model
 from robustbench_jax.registry import register
+from robustbench_jax.steps import augmented
 from robustbench_jax.thefts import Oracle, Stolen
-from robustbench_jax.training import TrainingDefence, augmented, fit
+from robustbench_jax.training import TrainingDefence, fit
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
 
 GUESSES = 2  # augmented copies that a guess is the mean of

@@ -26,7 +26,8 @@ from robustbench_jax.models.per_example import METHODS, clipped_sum, require_sep
 from robustbench_jax.ops.accounting import ACCOUNTANTS, Guarantee, guarantee, noise_for
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
-from robustbench_jax.training import Run, Trained, TrainingDefence, augmented
+from robustbench_jax.steps import augmented
+from robustbench_jax.training import Run, Trained, TrainingDefence
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
 
 EVERY = 20

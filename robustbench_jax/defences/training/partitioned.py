@@ -23,10 +23,11 @@ from robustbench_jax.models.ensemble import Ensemble
 from robustbench_jax.models.net import Params
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.partitions import parts
+from robustbench_jax.ops.runtime import groups, in_threads, on_cpu
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
-from robustbench_jax.stacks import gains
-from robustbench_jax.training import Run, Trained, TrainingDefence
+from robustbench_jax.steps import HELD
+from robustbench_jax.training import Run, Trained, TrainingDefence, has_kernels
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
 
 
@@ -70,14 +71,17 @@ def fit_ensemble(
     count, sizes = len(rows), np.array([len(own) for own in rows])
     most = max(int(sizes.max()), 1)
     rows = np.stack([np.resize(own, most) if len(own) else np.zeros(most, int) for own in rows])
-    width = count if gains(TrainingDefence(), model) else 1
+    few = 1 if has_kernels(model) else HELD // (most * data.x[0].nbytes)
+    members = groups(count, few) if on_cpu() else [slice(0, count)]
     fitted, losses = [], []
-    for at in range(0, count, width):
-        some = slice(at, min(at + width, count))
-        params, measured = _some(key, model, data, recipe, np.arange(count)[some], rows[some], sizes[some], steps)
+
+    def some(which: slice):
+        return _some(key, model, data, recipe, np.arange(count)[which], rows[which], sizes[which], steps)
+
+    for which, (params, measured) in zip(members, in_threads(some, members), strict=True):
         fitted.append(params)
         losses.append(measured)
-        report(Progress(min(at + width, count), count, *measured))
+        report(Progress(which.stop, count, *measured))
     loss, right = (float(np.mean([m[i] for m in losses])) for i in (0, 1))
     params = {name: jnp.concatenate([part[name] for part in fitted]) for name in model.params}
     return params, Curve((loss,), (right,), None, None, kept=1, steps=steps)
@@ -89,27 +93,51 @@ def _some(key, model: Classifier, data: Dataset, recipe: Recipe, numbers, rows, 
     params = jax.tree.map(lambda v: jnp.broadcast_to(v, (len(numbers), *v.shape)), model.params)
     optimiser = jax.vmap(recipe.optimiser(steps).init)(model.net.trainable(params))
     x, y, sizes = jnp.asarray(data.x[rows]), jnp.asarray(data.y[rows]), jnp.asarray(sizes)
-    for step in range(steps):
-        params, optimiser, measured = _step(
-            keys, step, params, optimiser, x, y, sizes, net=model.net, recipe=recipe, steps=steps
-        )
+    form = {"net": model.net, "recipe": recipe, "steps": steps}
+    if on_cpu() and has_kernels(model):  # slow in a compiled loop
+        for step in range(steps):
+            params, optimiser, measured = _step(keys, step, params, optimiser, x, y, sizes, **form)
+    else:
+        params, measured = _steps(keys, params, optimiser, x, y, sizes, **form)
     return params, [float(jnp.mean(value)) for value in measured]
 
 
 @partial(jax.jit, static_argnames=("net", "recipe", "steps"))
+def _steps(keys, params, optimiser, x, y, sizes, *, net, recipe: Recipe, steps: int):
+    """All steps: of one model after another on CPU, of all at once elsewhere."""
+
+    def one(key, params, optimiser, *own):
+        def step(number, found):
+            return _one_step(key, number, *found[:2], *own, net=net, recipe=recipe, steps=steps)
+
+        zero = jnp.zeros(())
+        params, _, measured = jax.lax.fori_loop(0, steps, step, (params, optimiser, (zero, zero)))
+        return params, measured
+
+    given = (keys, params, optimiser, x, y, sizes)
+    return jax.lax.map(lambda own: one(*own), given) if on_cpu() else jax.vmap(one)(*given)
+
+
+@partial(jax.jit, static_argnames=("net", "recipe", "steps"))
 def _step(keys, step, params, optimiser, x, y, sizes, *, net, recipe: Recipe, steps: int):
-    def one(key, params, optimiser, x, y, size):
-        drawn = jax.random.uniform(jax.random.fold_in(key, step), (recipe.batch_size,))
-        rows = (drawn * size).astype(jnp.int32)
-        images, labels, weights = as_unit(x[rows]), y[rows], net.trainable(params)
+    """One step of each of a few models."""
 
-        def loss(weights):
-            logits = net(params | weights, images)
-            each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return jnp.mean(each) * (size > 0), jnp.mean(jnp.argmax(logits, -1) == labels)
-
-        (value, right), slope = jax.value_and_grad(loss, has_aux=True)(weights)
-        changes, optimiser = recipe.optimiser(steps).update(slope, optimiser, weights)
-        return params | optax.apply_updates(weights, changes), optimiser, (value, right)
+    def one(key, *own):
+        return _one_step(key, step, *own, net=net, recipe=recipe, steps=steps)
 
     return jax.vmap(one)(keys, params, optimiser, x, y, sizes)
+
+
+def _one_step(key, step, params, optimiser, x, y, size, *, net, recipe: Recipe, steps: int):
+    drawn = jax.random.uniform(jax.random.fold_in(key, step), (recipe.batch_size,))
+    rows = (drawn * size).astype(jnp.int32)
+    images, labels, weights = as_unit(x[rows]), y[rows], net.trainable(params)
+
+    def loss(weights):
+        logits = net(params | weights, images)
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.mean(each) * (size > 0), jnp.mean(jnp.argmax(logits, -1) == labels)
+
+    (value, right), slope = jax.value_and_grad(loss, has_aux=True)(weights)
+    changes, optimiser = recipe.optimiser(steps).update(slope, optimiser, weights)
+    return params | optax.apply_updates(weights, changes), optimiser, (value, right)
