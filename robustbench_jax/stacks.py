@@ -6,6 +6,7 @@ Shapes: N examples, M models.
 
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from robustbench_jax.checkpoints import Keeper
 from robustbench_jax.fitting import begin, finish, judge
 from robustbench_jax.keys import stream
-from robustbench_jax.learning_curve import Curve, Report, progress, silent
+from robustbench_jax.learning_curve import Curve, Progress, Report, progress, silent
 from robustbench_jax.ops.runtime import in_threads, on_cpu
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.steps import many_advanced
@@ -79,7 +80,8 @@ def fit_many_with_curves(
     if at_once:
         fitted = _fit_stack(keys, models, data, parts, recipe, defence, directory, report)
     else:
-        run = Run.of(directory, report)
+        stop = Event()
+        run = Run.of(directory, partial(_told, report, stop))
         if has_own(defence, "loop"):
             raise UserError(f"'{defence.registered[1]}' trains several models itself; train one with it at a time")
 
@@ -88,8 +90,15 @@ def fit_many_with_curves(
             return fit_in_order(each[i], _model(models, i), *own, recipe, defence, run.inside(str(i)))
 
         threads = on_cpu() and unperturbed(defence)  # attacks keep the cores busy themselves
-        fitted = list(in_threads(alone, range(count)) if threads else map(alone, range(count)))
+        fitted = list(in_threads(alone, range(count), stop) if threads else map(alone, range(count)))
     return models.replace(params=_stack([model.params for model, _ in fitted])), [curve for _, curve in fitted]
+
+
+def _told(report: Report, stop: Event, progress: Progress) -> None:
+    """Ends a training whose results nobody waits for any more."""
+    if stop.is_set():
+        raise InterruptedError
+    report(progress)
 
 
 def gains(defence: TrainingDefence, model: Classifier) -> bool:

@@ -15,6 +15,7 @@ from robustbench_jax.keys import stream
 from robustbench_jax.models import build_model
 from robustbench_jax.models.blocks import Dense, batch_norm, flatten
 from robustbench_jax.models.net import Net
+from robustbench_jax.ops import runtime
 from robustbench_jax.ops.judge import classify
 from robustbench_jax.registry import build, canonical
 from robustbench_jax.stacks import fit_many, fit_many_with_curves
@@ -288,6 +289,24 @@ def test_a_stack_of_models_is_trained_as_each_alone(at_once):
         alone = fit(jax.random.split(jax.random.key(5), 3)[i], model, part, recipe, defence=STANDARD)
         for name, value in alone.params.items():
             np.testing.assert_allclose(many.params[name][i], value, rtol=1e-4, atol=1e-6)
+
+
+def test_an_error_in_one_training_ends_those_beside_it(monkeypatch):
+    monkeypatch.setattr(training, "EVERY", 1)
+    monkeypatch.setattr(runtime, "cores", lambda: 2)
+    data, recipe, seen = images(), build("recipe", "sgd(epochs=400, batch_size=8)"), []
+    stack = fresh().replace(params=jax.tree.map(lambda p: jnp.stack([p] * 3), fresh().params))
+
+    def stop(progress):
+        seen.append(progress.step)
+        if len(seen) == 20:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit_many_with_curves(
+            jax.random.split(jax.random.key(5), 3), stack, data, recipe, defence=STANDARD, at_once=False, report=stop
+        )
+    assert max(seen) < 2400
 
 
 def test_the_average_of_the_weights_is_the_exponential_one():

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import jax
@@ -103,9 +104,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_threads(function: Callable[[Any], Any], items: Sequence) -> Iterator:
+def in_threads(function: Callable[[Any], Any], items: Sequence, stop: Event | None = None) -> Iterator:
     """function of each item, in order, made in as many threads as there are cores. After an error, or where nobody
-    asks on, no further item is begun.
+    asks on, no further item is begun; `stop` is set then, for what has begun to look at.
     """
     with ThreadPoolExecutor(min(cores(), len(items))) as pool:
         begun = [pool.submit(function, item) for item in items]
@@ -113,6 +114,8 @@ def in_threads(function: Callable[[Any], Any], items: Sequence) -> Iterator:
             for future in begun:
                 yield future.result()
         finally:
+            if stop is not None:
+                stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
 
