@@ -14,6 +14,7 @@ from robustbench_jax.cli import main
 from robustbench_jax.data import load_dataset
 from robustbench_jax.keys import stream
 from robustbench_jax.models import build_model
+from robustbench_jax.models.gan import entropy, is_real
 from robustbench_jax.models.variational import decode, divergence
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.registry import build, discover
@@ -24,10 +25,12 @@ from robustbench_jax.types import Classifier, Dataset, UserError
 KEY = jax.random.key(0)
 SHAPE, CLASSES = (6, 6, 1), 3
 QUICK = "codes=6, width=32, recipe=adamw(epochs=80, batch_size=30, learning_rate=0.01)"
+GAN = "codes=6, width=32, epochs=150, batch_size=40, gan_rate=0.003"
 CALLS = {
     "mi_face": "mi_face(steps=20)",
     "gmi": f"gmi(npz('public.npz'), steps=20, {QUICK})",
     "brep_mi": f"brep_mi(npz('public.npz'), rounds=5, points=8, starts=50, {QUICK})",
+    "kedmi": f"kedmi(npz('public.npz'), steps=20, {GAN.replace('epochs=150', 'epochs=5')})",
 }
 ATTACKS = [CALLS.get(n, n) for n, e in discover("attack").items() if e.facts["threat"] == "model_inversion"]
 
@@ -146,6 +149,49 @@ def test_a_code_is_repelled_along_the_normal_of_a_boundary():
     assert np.isclose(radius, 1.3)
 
 
+def test_the_discriminator_of_kedmi_learns_what_the_model_says_of_public_images():
+    x = as_unit(load_dataset("npz('public.npz')", "train").x)
+    said = jax.nn.softmax(reading()(x))
+    for enriched, least, most in ((True, 0.0, 0.05), (False, 0.2, 1.0)):
+        attack = build("attack", f"kedmi(npz('public.npz'), enriched={enriched}, {GAN})")
+        generator, discriminator = attack.gan(KEY, reading(), SHAPE)
+        assert least <= jnp.mean(jnp.abs(jax.nn.softmax(discriminator(x)) - said)) <= most
+        made = generator(jax.random.normal(KEY, (200, 6)))
+        assert jnp.abs(made.mean(0) - x.mean(0)).mean() < 0.12
+
+
+def test_kedmi_finds_images_that_another_model_recognises_and_no_two_alike():
+    text = f"kedmi(npz('public.npz'), steps=100, {GAN})"
+    found = run(text)[0]
+    assert found.metrics["inversion_accuracy"].value == 1.0 and found.metrics["class_mean_ssim"].value > 0.4
+    x = found.artefacts["reconstructions"].reshape(CLASSES, 4, -1)
+    assert all(len(np.unique(each, axis=0)) == 4 for each in x)
+    drawn = run(text.replace("steps=100", "steps=0"))[0]
+    assert drawn.metrics["inversion_accuracy"].value < 0.8
+
+
+def test_a_distribution_goes_where_the_model_is_sure_and_becomes_narrow_where_it_would_not_be():
+    """The image is the code; the model is surer of class k the nearer the first entry is to 2 k - 1, and does not look
+    at the second one, which keeps mean 0 and variance 1.
+    """
+    attack = build("attack", "kedmi(npz('public.npz'), codes=2, steps=600, draws=64)")
+    same = Classifier(lambda params, z: z, {})
+    model = Classifier(lambda params, z: jnp.append(-((z[0] - jnp.array([-1.0, 1.0])) ** 2), -1.0) * 9, {})
+    indifferent = Classifier(lambda params, x: jnp.zeros((*x.shape[:-1], 3)), {})
+    mean, logarithm = attack.search(KEY, (same, indifferent, model), jnp.arange(2))
+    np.testing.assert_allclose(mean[:, 1], 0, atol=1e-6)
+    np.testing.assert_allclose(logarithm[:, 1], 0, atol=1e-6)
+    assert (jnp.sign(mean[:, 0]) == jnp.array([-1, 1])).all() and (jnp.abs(mean[:, 0]) > 0.8).all()
+    assert (logarithm[:, 0] < -2).all()
+
+
+def test_the_entropy_and_the_odds_of_logits_are_those_of_their_shares():
+    logits = np.log([[0.2, 0.3, 0.5], [1.0, 1.0, 2.0]])
+    np.testing.assert_allclose(is_real(jnp.asarray(logits)), np.log([1.0, 4.0]), atol=1e-6)
+    expected = [-sum(p * np.log(p) for p in shares) for shares in ((0.2, 0.3, 0.5), (0.25, 0.25, 0.5))]
+    np.testing.assert_allclose(entropy(jnp.asarray(logits)), expected, rtol=1e-5)
+
+
 def test_the_divergence_of_a_code_is_the_closed_one():
     """KL(N(m, s^2) || N(0, 1)) = (s^2 + m^2 - 1 - log s^2) / 2, by numerical integration of p log(p / q)."""
     mean, deviation = 0.7, 0.4
@@ -170,6 +216,10 @@ def test_public_images_share_no_class_with_those_that_are_reconstructed():
         UserError, match=r"brep_mi: public images have shape \[28, 28, 1\], those of the victim \[6, 6, 1"
     ):
         run("brep_mi(fashion_mnist_mini)")
+    with pytest.raises(
+        UserError, match=r"kedmi: public images have shape \[28, 28, 1\], those of the victim \[6, 6, 1"
+    ):
+        run("kedmi(fashion_mnist_mini)")
 
 
 def test_distances_are_those_of_a_direct_computation_and_1_for_test_images():
@@ -220,6 +270,8 @@ def test_the_verb_draws_the_classes_and_the_table_has_a_row(tmp_path, monkeypatc
         ("attack", "gmi(fashion_mnist_mini, codes=0)", "gmi: codes = 0 must be greater than 0"),
         ("attack", "gmi", "public"),
         ("attack", "brep_mi(fashion_mnist_mini, rounds=-1)", "brep_mi: rounds = -1 must be at least 0"),
+        ("attack", "kedmi(fashion_mnist_mini, steps=-1)", "kedmi: steps = -1 must be at least 0"),
+        ("attack", "kedmi(fashion_mnist_mini, draws=0)", "kedmi: draws = 0 must be greater than 0"),
         ("attack", "brep_mi(fashion_mnist_mini, growth=1.0)", "brep_mi: growth = 1.0 must be greater than 1"),
     ],
 )

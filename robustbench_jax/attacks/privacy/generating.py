@@ -1,7 +1,7 @@
 """What inversions share that search among the codes of a generator, which was trained on public images.
 
-The generator is a variational autoencoder; its public images must have no class in common with the victim's (the threat
-sees to that), or it would bring along what is to be found.
+The generator is a variational autoencoder, or (kedmi.py) that of a GAN; its public images must have no class in common
+with the victim's (the threat sees to that), or it would bring along what is to be found.
 Shapes: B reconstructions, Z entries of a code, D = [H, W, C].
 """
 
@@ -16,7 +16,7 @@ from robustbench_jax.keys import stream
 from robustbench_jax.models.blocks import flatten
 from robustbench_jax.models.variational import build_variational, decode, divergence, pixel_logits
 from robustbench_jax.training import TrainingDefence, fit
-from robustbench_jax.types import Classifier, UserError, record, require_positive, static
+from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
 
 
 @record
@@ -31,12 +31,27 @@ class Evidence(TrainingDefence):
 
 
 @record
-class Generating(ModelInversion):
-    """public: a dataset whose training images the generator sees; no label of theirs is used. codes: Z; width: of its
-    hidden layers; recipe: of its training.
-    """
+class FromPublic(ModelInversion):
+    """public: a dataset whose training images the generator sees; no label of theirs is used."""
 
     public: Any = static()
+
+    def public_classes(self) -> tuple[str, ...]:
+        return self.public.load("train", None).classes
+
+    def public_images(self, shape: tuple[int, ...]) -> Dataset:
+        """Raises UserError where they have another shape than the victim's."""
+        data = self.public.load("train", None)
+        if data.x.shape[1:] != tuple(shape):
+            name, seen = self.registered[1], list(data.x.shape[1:])
+            raise UserError(f"{name}: public images have shape {seen}, those of the victim {list(shape)}")
+        return data
+
+
+@record
+class Generating(FromPublic):
+    """codes: Z; width: of the generator's hidden layers; recipe: of its training."""
+
     codes: int = static(default=20)
     width: int = static(default=256)
     recipe: Any = static(default="adamw(epochs=30, learning_rate=0.003, weight_decay=0)")
@@ -44,15 +59,9 @@ class Generating(ModelInversion):
     def __post_init__(self):
         require_positive(self.registered[1], codes=self.codes, width=self.width)
 
-    def public_classes(self) -> tuple[str, ...]:
-        return self.public.load("train", None).classes
-
     def generator(self, key: jax.Array, shape: tuple[int, ...]) -> Classifier:
         """Trained on the public images. Raises UserError where they have another shape. The key is consumed."""
-        data = self.public.load("train", None)
-        if data.x.shape[1:] != tuple(shape):
-            name, seen = self.registered[1], list(data.x.shape[1:])
-            raise UserError(f"{name}: public images have shape {seen}, those of the victim {list(shape)}")
+        data = self.public_images(shape)
         fresh = build_variational(self.codes, self.width, shape, stream(key, "weights"))
         return fit(stream(key, "train"), fresh, data, self.recipe, defence=Evidence())
 
