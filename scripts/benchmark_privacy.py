@@ -24,6 +24,7 @@ from robustbench_jax.types import Classifier, Dataset
 STEPS = (("mlp([256])", 256), ("mlp([256, 256])", 256), ("cnn", 128), ("cnn_a", 128))
 SHADOWS = (
     Workload("shadow models", "mlp([64])", 32, 4096, 128, 1, True),
+    Workload("shadow models in batches of 32", "mlp([64])", 32, 2048, 32, 2, True),
     Workload("shadow models", "cnn", 2, 2048, 128, 1, True),
 )
 ROUNDS = 5  # steps of one turn

@@ -71,12 +71,13 @@ def train(
         classifier, description = files.load(directory / files.MODEL)
         _require_same(description["run"], what, directory)
         return classifier
-    _claim(directory, what)
     recipe, defence = build("recipe", what["recipe"]), defence or defence_of(what["defence"], what["seed"])
+    model = fresh(what, data)  # before anything is written: it may be refused
+    _claim(directory, what)
     with Clock() as clock:
         classifier, curve = defence.fit(
             stream(jax.random.key(what["seed"]), "fit"),
-            fresh(what, data),
+            model,
             data,
             recipe,
             directory=directory / CHECKPOINTS,
@@ -176,10 +177,11 @@ def _claim(directory: Path, what: dict) -> None:
     """Notes in the directory which run its checkpoints belong to."""
     note = directory / RUN
     try:
-        if note.exists():
-            return _require_same(json.loads(note.read_text()), what, directory)
+        found = json.loads(note.read_text()) if note.exists() else None
     except (ValueError, OSError):
         raise UserError(f"{note} cannot be read; delete {directory} to train anew") from None
+    if found is not None:
+        return _require_same(found, what, directory)
     write_whole(note, lambda file: file.write(json.dumps(what, indent=1).encode() + b"\n"))
 
 

@@ -9,9 +9,10 @@ from robustbench_jax.bench import victims
 from robustbench_jax.bench.cells import make_cell
 from robustbench_jax.bench.workshop import Workshop
 from robustbench_jax.models import files
-from robustbench_jax.types import UserError
+from robustbench_jax.types import Dataset, UserError
 
 RECIPE = "sgd(epochs=2, batch_size=8, holdout=8)"
+DATA = Dataset(np.zeros((16, 4, 4, 1), np.uint8), np.arange(16, dtype=np.int32) % 2, ("a", "b"), "black")
 
 
 @pytest.fixture
@@ -97,3 +98,21 @@ def test_the_description_has_the_curve_and_what_training_took(tmp_path, cells):
     assert curve["kept"] == 2 and curve["held"] == 8 and "flags" not in description
     assert took["steps"] == 6 and took["step_s"] == pytest.approx(took["run_s"] / 6, abs=1e-3)
     assert files.load(tmp_path / "victims" / name)[1] == description
+
+
+def test_a_model_that_is_refused_leaves_nothing_behind(tmp_path, cells):
+    workshop = Workshop(tmp_path / "victims")
+    with pytest.raises(UserError, match="cnn: images of .* are too small"):
+        workshop.victim(cells[0].model_copy(update={"model": "cnn([[4, 99, 1]])"}))
+    assert not list((tmp_path / "victims").glob("*"))
+
+
+def test_notes_of_another_run_and_notes_that_cannot_be_read_are_told_apart(tmp_path):
+    what, data = victims.run_of("mlp([4])", "standard", RECIPE, "noise", DATA, 0), DATA
+    victims._claim(tmp_path, what)
+    victims._claim(tmp_path, what)
+    with pytest.raises(UserError, match="holds another run: seed = 0, not 1; choose another --out"):
+        victims.train(what | {"seed": 1}, data, tmp_path, lambda progress: None)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UserError, match="run.json cannot be read; delete .* to train anew"):
+        victims.train(what, data, tmp_path, lambda progress: None)
