@@ -37,9 +37,15 @@ FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a
         *("defence=standard", "attack=bullseye_polytope(eps=16/255, steps=2)", "budget=count(3)", "examples=2"),
     ),
     "certified_poisoning_mnist": (
-        *(f"sweep.{i}.defence=partitioned(partitions=3, steps=4)" for i in (0, 1, 2)),
-        *("sweep.0.certifier=deep_partition", "sweep.1.certifier=run_off_election"),
-        *("sweep.0.budget=count(1)", "sweep.1.budget=count(1)", "sweep.2.budget=count(5)"),
+        *(f"sweep.{i}.defence=partitioned(partitions=3, steps=4)" for i in (0, 2, 3)),
+        "sweep.1.defence=partitioned(partitions=3, spread=2, steps=4)",
+        *("sweep.0.certifier=deep_partition", "sweep.1.certifier=run_off_election", "sweep.2.certifier=deep_partition"),
+        *(f"sweep.{i}.budget=count(1)" for i in (0, 1, 2)),
+        "sweep.3.budget=count(5)",
+    ),
+    "model_tests": (
+        "inspection=mntd(2, sgd(epochs=1, batch_size=2), queries=2, steps=2)",
+        *("budget=rate(0.1)", "sweep.1.attack=sig(frequency=2)"),
     ),
     "certified_poisoning": (
         *(f"sweep.{i}.defence=partitioned(partitions=3, steps=4)" for i in (0, 2, 3)),
