@@ -129,7 +129,8 @@ def _fit_stack(keys, models, data: Dataset, parts, recipe: Recipe, defence, dire
     state = keeper.newest(state) if keeper else state
     first = int(state.step[0])
     step_keys = jax.vmap(lambda key: stream(key, "step"))(keys)
-    trained, room = np.stack([rows for rows, _ in parts]), room_for(defence, _model(models, 0), per_epoch)
+    trained = np.stack([rows for rows, _ in parts])
+    room = room_for(defence, _model(models, 0), per_epoch, count * data.x[: recipe.batch_size].nbytes)
     for step, ids in batches(keys, size, recipe, defence.replays, first, room):
         rows = np.take_along_axis(trained[:, None], ids, axis=2)
         state, measured = many_advanced(step_keys, models.net, state, data, rows, ids, room, defence, recipe, total)

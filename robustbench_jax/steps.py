@@ -18,7 +18,7 @@ from robustbench_jax.ops.runtime import groups, in_threads, on_cpu
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.types import Classifier, Dataset
 
-HELD = 2**25  # bytes of images that the models of one program are given, on CPU
+FEW = 2**25  # bytes of images that the models of one program are given, on CPU
 
 Measured = tuple[jax.Array, jax.Array]
 
@@ -61,7 +61,7 @@ def many_advanced(
 
     if not on_cpu():
         return of(slice(0, count))
-    most = HELD // (room * rows.shape[-1] * data.x[0].nbytes)
+    most = FEW // (room * rows.shape[-1] * data.x[0].nbytes)
     found = list(in_threads(of, groups(count, most)))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
 

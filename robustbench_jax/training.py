@@ -29,6 +29,7 @@ from robustbench_jax.steps import advanced
 from robustbench_jax.types import Classifier, Dataset, UserError
 
 EVERY = 20  # steps between two looks at the loss
+HELD = 2**28  # bytes of images that one program is given
 
 
 Train = Callable[[str, Classifier, "TrainingDefence"], Classifier]
@@ -185,7 +186,8 @@ def fit_in_order(key, model, data: Dataset, held: Dataset, recipe: Recipe, defen
     state = begin(defence, model, data.x[: recipe.batch_size], recipe, total)
     keeper = Keeper(run.directory) if run.directory is not None else None
     state = keeper.newest(state) if keeper else state
-    first, steps, room = int(state.step), stream(key, "step"), room_for(defence, model, per_epoch)
+    first, steps = int(state.step), stream(key, "step")
+    room = room_for(defence, model, per_epoch, data.x[: recipe.batch_size].nbytes)
     for step, rows in batches(key, len(data), recipe, defence.replays, first, room):
         state, measured = advanced(steps, model.net, state, data, rows, room, defence, recipe, total)
         ends = (step + 1) % per_epoch == 0
@@ -247,12 +249,12 @@ def unperturbed(defence: TrainingDefence) -> bool:
     return not has_own(defence, "perturb")
 
 
-def room_for(defence: TrainingDefence, model: Classifier, per_epoch: int) -> int:
-    """How many steps are one program, at most: those between two looks of the host, where it is not needed in between
-    and nothing is slow in a compiled loop.
+def room_for(defence: TrainingDefence, model: Classifier, per_epoch: int, size: int) -> int:
+    """How many steps, each with so many bytes of images, are one program, at most: those between two looks of the host,
+    where it is not needed in between and nothing is slow in a compiled loop.
     """
     alone = not unperturbed(defence) or has_own(defence, "recall") or (on_cpu() and has_kernels(model))
-    return 1 if alone else min(EVERY, per_epoch)
+    return 1 if alone else max(min(EVERY, per_epoch, HELD // size), 1)
 
 
 def has_kernels(model: Classifier) -> bool:

@@ -26,7 +26,7 @@ from robustbench_jax.ops.partitions import parts
 from robustbench_jax.ops.runtime import groups, in_threads, on_cpu
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
-from robustbench_jax.steps import HELD
+from robustbench_jax.steps import FEW
 from robustbench_jax.training import Run, Trained, TrainingDefence, has_kernels
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
 
@@ -71,7 +71,7 @@ def fit_ensemble(
     count, sizes = len(rows), np.array([len(own) for own in rows])
     most = max(int(sizes.max()), 1)
     rows = np.stack([np.resize(own, most) if len(own) else np.zeros(most, int) for own in rows])
-    few = 1 if has_kernels(model) else HELD // (most * data.x[0].nbytes)
+    few = 1 if has_kernels(model) else FEW // (most * data.x[0].nbytes)
     members = groups(count, few) if on_cpu() else [slice(0, count)]
     fitted, losses = [], []
 
