@@ -57,6 +57,10 @@ FIRST = {  # of each [[sweep]], by its number, one call of every list, so that a
         *("defence=federated(trimmed_mean, clients=5)", "attack=ipm", "budget=byzantine(1)"),
         "recipe=sgd(epochs=1, batch_size=4)",
     ),
+    "byzantine_mnist": (
+        *("defence=federated(krum, clients=5)", "attack=mimic", "budget=byzantine(1)"),
+        "recipe=sgd(epochs=1, batch_size=4)",
+    ),
     "membership_fashion_mnist": (
         *("sweep.0.attack=gap", "sweep.1.attack=rmia", "sweep.2.attack=lira", "sweep.2.defence=dp_sgd(noise=1.0)"),
         *("sweep.1.budget=shadows(2)", "sweep.2.budget=shadows(2)"),
