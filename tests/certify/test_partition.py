@@ -1,5 +1,6 @@
 """Certificates against poisoning: brute force over all poisons, the published formula, and training anew."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -99,10 +100,10 @@ def data(count=120, seed=0):
     return oracles.noise_images(count, (4, 4, 1), 3, seed)
 
 
-def trained(some, partitions=4, spread=1):
+def trained(some, partitions=4, spread=1, recipe=RECIPE):
     model = build_model("mlp([6])", (4, 4, 1), 3, KEY)
     defence = build("training", f"partitioned(partitions={partitions}, spread={spread}, steps=12)")
-    return defence.fit(KEY, model, some, RECIPE)[0]
+    return defence.fit(KEY, model, some, recipe)[0]
 
 
 def changed(some, rows, *, x=None, y=None):
@@ -131,6 +132,14 @@ def test_one_image_reaches_only_the_models_of_its_bucket_to_the_bit(spread):
     gone = Dataset(some.x[1:], some.y[1:], some.classes, some.name)
     own = {int((buckets(some.x[[0]], models)[0] + shift) % models) for shift in offsets(models, spread)}
     assert differing(before, trained(gone, 4, spread)) <= own
+
+
+def test_augmentation_is_the_recipes_and_is_each_models_own():
+    flipped, some = dataclasses.replace(RECIPE, augmentation="flip"), data()
+    before = trained(some, recipe=flipped)
+    assert differing(before, trained(some)) == {0, 1, 2, 3}
+    own = {int(buckets(some.x[[3]], 4)[0])}
+    assert differing(before, trained(changed(some, [3], y=(some.y[3] + 1) % 3), recipe=flipped)) <= own
 
 
 def test_the_order_of_the_images_changes_nothing_to_the_bit():

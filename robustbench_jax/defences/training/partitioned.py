@@ -21,12 +21,11 @@ from robustbench_jax.keys import stream
 from robustbench_jax.learning_curve import Curve, Progress, Report
 from robustbench_jax.models.ensemble import Ensemble
 from robustbench_jax.models.net import Params
-from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.partitions import parts
 from robustbench_jax.ops.runtime import groups, in_threads, on_cpu
 from robustbench_jax.recipes import Recipe
 from robustbench_jax.registry import register
-from robustbench_jax.steps import FEW
+from robustbench_jax.steps import FEW, augmented
 from robustbench_jax.training import Run, Trained, TrainingDefence, has_kernels
 from robustbench_jax.types import Classifier, Dataset, UserError, record, require_positive, static
 
@@ -129,9 +128,10 @@ def _step(keys, step, params, optimiser, x, y, sizes, *, net, recipe: Recipe, st
 
 
 def _one_step(key, step, params, optimiser, x, y, size, *, net, recipe: Recipe, steps: int):
-    drawn = jax.random.uniform(jax.random.fold_in(key, step), (recipe.batch_size,))
-    rows = (drawn * size).astype(jnp.int32)
-    images, labels, weights = as_unit(x[rows]), y[rows], net.trainable(params)
+    own = jax.random.fold_in(key, step)
+    rows = (jax.random.uniform(own, (recipe.batch_size,)) * size).astype(jnp.int32)
+    images = augmented(stream(own, "augment"), x[rows], recipe.augmentation)
+    labels, weights = y[rows], net.trainable(params)
 
     def loss(weights):
         logits = net(params | weights, images)
