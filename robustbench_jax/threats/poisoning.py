@@ -24,7 +24,7 @@ from robustbench_jax.threats.lab import Lab
 from robustbench_jax.threats.sanitising import sanitised
 from robustbench_jax.types import Classifier, Dataset, Outcome
 
-JUDGED = 2000  # test images, the first ones, on which each victim of a targeted attack is judged
+JUDGED = 1000  # test images, the first ones, on which each victim of a targeted attack is judged
 
 
 @register("threat", "poisoning", trains=True)

@@ -45,12 +45,13 @@ class HeadOnly(TrainingDefence):
         return begun.replace(params=begun.params | head)
 
     def loop(self, key: jax.Array, model: Classifier, data: Dataset, recipe: Recipe, run: Run) -> Trained:
+        """On features that are computed once, which takes seconds, a run that was killed begins anew."""
         model = self.initialise(model)
         head = _head(model.params)
         if set(head) == PLAIN and recipe.augmentation == "none" and not _in_training(model.net):
             seen = dataclasses.replace(data, x=features_of(model, data.x).astype(np.float32))
             net, _ = Net.split(Linear(*head["head/kernel"].shape))
-            trained, frozen = Classifier(net, head), seen
+            trained, frozen, run = Classifier(net, head), seen, Run(report=run.report)
         else:
             weights = frozenset(name for name in model.net.weights if name.startswith(HEAD))
             trained, frozen = model.replace(net=dataclasses.replace(model.net, weights=weights)), data
