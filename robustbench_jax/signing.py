@@ -55,8 +55,8 @@ def public_key(path: str | Path) -> Ed25519PublicKey:
         key = serialization.load_pem_public_key(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is no public key in PEM: {error}") from None
+    except ValueError:
+        raise UserError(f"{path} is no public key in PEM; `manifest --new-key NAME` makes NAME and NAME.pub") from None
     if not isinstance(key, Ed25519PublicKey):
         raise UserError(f"{path} is no Ed25519 key")
     return key

@@ -9,6 +9,7 @@ import pytest
 import robustbench_jax as rb
 from robustbench_jax import load_model
 from robustbench_jax.cli import main
+from robustbench_jax.cli import steal as cli_steal
 
 ATTACK = "knockoff(model='mlp([8])', least_steps=10, recipe=adamw(epochs=1, batch_size=16))"
 
@@ -44,11 +45,24 @@ def test_a_record_and_a_clone_are_kept(images, tmp_path, capsys):
         ("pgd", "linf(0.1)", (), "see the verb attack"),
         ("equation_solving", "queries(20)", (), "needs 37 for images"),
         ("equation_solving", "queries(40)", ("--save-clone", "x"), "has no architecture"),
+        (ATTACK, "queries(20)", ("--save-clone", "{images}/x"), "--save-clone: its directory {images}: "),
     ],
 )
 def test_what_cannot_be_stolen_is_said_in_one_line(attack, budget, more, message, images, tmp_path, capsys):
-    assert steal(images, tmp_path, *more, attack=attack, budget=budget) == 2
-    assert message in capsys.readouterr().err
+    file = str(tmp_path / "d.npz")
+    given = [it.replace("{images}", file) for it in more]
+    assert steal(images, tmp_path, *given, attack=attack, budget=budget) == 2
+    assert message.replace("{images}", file) in capsys.readouterr().err
+
+
+def test_more_queries_than_fit_into_memory_are_one_line(images, tmp_path, capsys, monkeypatch):
+    def full(*of, **given):
+        raise MemoryError("Unable to allocate 73.0 GiB")
+
+    monkeypatch.setattr(cli_steal, "one_cell", full)
+    assert steal(images, tmp_path) == 2
+    err = capsys.readouterr().err
+    assert err == "robustbench-jax: out of memory: Unable to allocate 73.0 GiB; ask for fewer images or queries\n"
 
 
 def test_the_same_from_python(images):

@@ -210,13 +210,13 @@ def _broken(outcome: Outcome) -> dict[str, np.ndarray]:
     return {"ids": ids, "x_adv": arrays["x_adv"][ids]}
 
 
-def require_out(out: str | Path) -> Path:
-    """The directory `out`, made if need be. UserError where that cannot be, before any long work."""
+def require_out(out: str | Path, option: str = "--out") -> Path:
+    """The directory `out`, made if need be. UserError where that cannot be, before any long work; option: its name."""
     path = Path(out)
     try:
         path.mkdir(parents=True, exist_ok=True)
         write_whole(path / ".writable", lambda file: file.write(b""))
         (path / ".writable").unlink()
     except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror}") from None
+        raise UserError(f"{option} {out}: {error.strerror}") from None
     return path

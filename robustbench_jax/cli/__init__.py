@@ -27,6 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
         print(f"robustbench-jax: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        why = f": {error}" if str(error) else ""
+        print(f"robustbench-jax: out of memory{why}; ask for fewer images or queries", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(
             "robustbench-jax: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr

@@ -23,7 +23,7 @@ def steal(options: argparse.Namespace) -> int:
         return one_cell(options, cell)
     if architecture is None:
         raise UserError(f"--save-clone: what '{cell.method}' makes has no architecture; see arrays/ beside the record")
-    runner.require_out(Path(options.save_clone).absolute().parent)
+    runner.require_out(Path(options.save_clone).absolute().parent, "--save-clone: its directory")
 
     def keep(cell: Cell, data: Dataset, outcome: Outcome) -> None:
         shape, classes = data.x.shape[1:], len(data.classes)

@@ -18,10 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from robustbench_jax.registry import nearest
 from robustbench_jax.serving.chain import (
     CLOSED,
     CONTINUED,
     OPENED,
+    OWN,
     RECOVERED,
     SIGNATURE,
     Entry,
@@ -141,16 +143,21 @@ def report(
 ) -> Report:
     """What the log says of an account (None: all), from `since` until before `until` (ISO 8601; UTC where no zone is
     given), of some kinds (None: all but signatures). Entries that do not verify are left out and the report says so.
-    UserError for a time that is none.
+    UserError for a time that is none, and for a kind that neither the log has nor a server writes.
     """
     low, high = instant(since) if since else "", instant(until) if until else "~"
     wanted = {"account": account, "since": since, "until": until, "kinds": list(kinds) if kinds else None}
     made = Report(verify(path, public_key), {name: value for name, value in wanted.items() if value})
+    known = {REQUEST, VERDICT, ALERT, ADMIN, *OWN}
     for entry in entries(path, damaged=False):
+        known.add(entry.kind)
         of_account = account is None or entry.get("account") == account
         of_kind = entry.kind in wanted["kinds"] if wanted["kinds"] else entry.kind != SIGNATURE
         if low <= entry.time < high and of_account and of_kind:
             made.see(entry)
+    for kind in wanted["kinds"] or ():
+        if kind not in known:
+            raise UserError(f"{path} has no entry of kind '{kind}'{nearest(kind, sorted(known))}")
     return made
 
 

@@ -109,3 +109,9 @@ def test_the_verb_prints_markdown_or_json(log, capsys):
 def test_a_time_that_is_none_is_an_error(log):
     with pytest.raises(UserError, match="'noon' is no time"):
         report(log, since="noon")
+
+
+def test_a_kind_that_no_server_writes_and_the_log_has_not_is_an_error(log):
+    with pytest.raises(UserError, match="has no entry of kind 'alrt'; did you mean 'alert'"):
+        report(log, kinds=["alrt"])
+    assert report(log, kinds=["recovered"]).as_dict()["kinds"] == {}
