@@ -23,7 +23,7 @@ MARKS = sorted(name for name, found in discover("training").items() if found.fac
 SMALL = {  # calls that suit images of 8 x 8
     "dawn": "dawn(rate=0.2)",
     "dataset_inference": "dataset_inference(images=100, directions=2)",
-    "entangled": "entangled(images=30, size=3)",
+    "entangled": "entangled(images=30, count=20)",
     "ip_guard": "ip_guard(points=60, steps=100)",
     "noise_mark": "noise_mark(target=2)",
     "radioactive": "radioactive(share=1.0, levels=25)",
@@ -183,7 +183,8 @@ def test_the_largest_average_carries_the_message():
 def test_the_soft_nearest_neighbour_loss_is_that_of_its_definition_and_small_where_groups_are_apart():
     rng = np.random.default_rng(0)
     features, groups = rng.normal(size=(6, 4)), np.arange(6) < 3
-    distance = ((features[:, None] - features) ** 2).sum(-1)
+    units = features / np.linalg.norm(features, axis=1, keepdims=True)
+    distance = 1 - units @ units.T
     temperature = distance.sum() / 30
     near = np.exp(-distance / temperature)
     each = [
@@ -192,8 +193,42 @@ def test_the_soft_nearest_neighbour_loss_is_that_of_its_definition_and_small_whe
     ]
     found = float(soft_nearest_neighbours(jnp.asarray(features), jnp.asarray(groups)))
     assert found == pytest.approx(np.mean(each), rel=1e-4)
-    apart = features + 10 * groups[:, None]
+    assert float(soft_nearest_neighbours(jnp.asarray(10 * features), jnp.asarray(groups))) == pytest.approx(found)
+    apart = features + 10 * np.where(groups[:, None], 1, -1)
     assert float(soft_nearest_neighbours(jnp.asarray(apart), jnp.asarray(groups))) < found
+
+
+def test_batches_of_the_mark_take_their_turn_once_the_model_was_trained_alone():
+    """Weights that make the marks' loss 0 and the data's 1 tell which of them a step takes."""
+    own, *_ = sets()
+    training = made("entangled").embedding(None, own)
+
+    def turn(key, progress):
+        class Told(type(training)):
+            def entangle(self, key, model):
+                return jnp.zeros(())
+
+            def loss(self, logits, y):
+                return jnp.ones(())
+
+        told = Told(**vars(training))
+        return float(told.objective(key, None, None, None, None, None, progress))
+
+    keys = jax.random.split(KEY, 200)
+    assert all(turn(key, 0.49) == 1 for key in keys[:20])
+    assert np.mean([turn(key, 0.51) for key in keys]) == pytest.approx(2 / 3, abs=0.11)
+
+
+def test_entangled_triggers_of_a_class_are_its_images_with_a_white_square():
+    own, *_ = sets()
+    x, y = build("training", "entangled(source=2, target=1, size=3, images=10)").triggers(own)
+    theirs = own.x[own.y == 2]
+    assert len(x) == 10 and (y == 1).all()
+    for image in x:
+        changed = min((image != it).any(-1).sum() for it in theirs)
+        assert 0 < changed <= 9
+    with pytest.raises(UserError, match="source and target are both 1"):
+        build("training", "entangled(source=1, target=1)").triggers(own)
 
 
 def bright(params, x):

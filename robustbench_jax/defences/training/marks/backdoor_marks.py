@@ -7,13 +7,16 @@ images are scribbles drawn by it and not handwritten digits.
 Shapes: K triggers, D = [H, W, C].
 """
 
-from functools import partial
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from robustbench_jax.defences.training.marks.triggers import TriggerMark, Triggers, require_classes, some_of
+from robustbench_jax.defences.training.marks.triggers import (
+    TriggerMark,
+    Triggers,
+    require_classes,
+    scribbles,
+    some_of,
+)
 from robustbench_jax.keys import stream
 from robustbench_jax.ownership import MARK
 from robustbench_jax.registry import register
@@ -83,17 +86,5 @@ class UnrelatedMark(TriggerMark):
 
     def triggers(self, data: Dataset) -> Triggers:
         require_classes("unrelated_mark", data, target=self.target)
-        keys = jax.random.split(stream(self.key, "scribbles"), self.images)
-        x = np.asarray(jax.vmap(partial(_scribble, shape=data.x.shape[1:]))(keys))
-        return np.round(255 * x).astype(np.uint8), np.full(self.images, self.target, np.int32)
-
-
-def _scribble(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """A white line [H, W, C] on black through five points, about a twelfth of the side wide."""
-    height, width, channels = shape
-    points = jax.random.uniform(key, (5, 2), minval=0.15, maxval=0.85)
-    along = jnp.linspace(0, 1, 8)[:, None]
-    line = jnp.concatenate([a + along * (b - a) for a, b in zip(points[:-1], points[1:], strict=True)])
-    grid = jnp.stack(jnp.meshgrid(jnp.linspace(0, 1, height), jnp.linspace(0, 1, width), indexing="ij"), -1)
-    away = jnp.min(jnp.sum((grid[:, :, None] - line) ** 2, -1), -1)
-    return jnp.repeat(jnp.exp(-away / (2 * 0.04**2))[..., None], channels, -1)
+        x = scribbles(stream(self.key, "scribbles"), self.images, data.x.shape[1:])
+        return x, np.full(self.images, self.target, np.int32)

@@ -4,6 +4,8 @@ Some triggers are added to each batch; what is verified is the share of triggers
 Shapes: K triggers, B batch, D = [H, W, C].
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,3 +98,20 @@ def some_of(key: jax.Array, data: Dataset, label: int, count: int) -> np.ndarray
         raise UserError(f"{data.name} has no image of class {label} to make triggers of")
     order = np.asarray(jax.random.permutation(key, len(rows)))
     return data.x[np.sort(rows[order[:count]])]
+
+
+def scribbles(key: jax.Array, count: int, shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 [count, H, W, C]: drawings that have nothing to do with any task."""
+    x = np.asarray(jax.vmap(partial(_scribble, shape=shape))(jax.random.split(key, count)))
+    return np.round(255 * x).astype(np.uint8)
+
+
+def _scribble(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """A white line [H, W, C] on black through five points, about a twelfth of the side wide."""
+    height, width, channels = shape
+    points = jax.random.uniform(key, (5, 2), minval=0.15, maxval=0.85)
+    along = jnp.linspace(0, 1, 8)[:, None]
+    line = jnp.concatenate([a + along * (b - a) for a, b in zip(points[:-1], points[1:], strict=True)])
+    grid = jnp.stack(jnp.meshgrid(jnp.linspace(0, 1, height), jnp.linspace(0, 1, width), indexing="ij"), -1)
+    away = jnp.min(jnp.sum((grid[:, :, None] - line) ** 2, -1), -1)
+    return jnp.repeat(jnp.exp(-away / (2 * 0.04**2))[..., None], channels, -1)
