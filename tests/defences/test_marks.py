@@ -22,7 +22,7 @@ SHAPE, CLASSES, KEY = (8, 8, 1), 3, jax.random.key(0)
 MARKS = sorted(name for name, found in discover("training").items() if found.facts.get("mark"))
 SMALL = {  # calls that suit images of 8 x 8
     "dawn": "dawn(rate=0.2)",
-    "dataset_inference": "dataset_inference(images=100, directions=2)",
+    "dataset_inference": "dataset_inference(images=100)",
     "entangled": "entangled(images=30, count=20)",
     "ip_guard": "ip_guard(points=60, steps=100)",
     "noise_mark": "noise_mark(target=2)",
@@ -236,17 +236,17 @@ def bright(params, x):
     return jnp.array([0.5 - x.mean(), x.mean() - 0.5])
 
 
-def test_a_walk_counts_the_steps_to_the_boundary():
-    """One step moves each pixel, and so the mean, by 0.02: from 0.43 the fourth is past a half, from 0.45 the third."""
+def test_a_walk_says_through_how_many_steps_a_label_is_kept():
+    """One step moves each pixel, and so the mean, by 0.03: from 0.43 the third is past a half, from 0.45 the second."""
     x = np.array([round(0.43 * 255), round(0.45 * 255), 0], np.uint8)[:, None, None, None] * np.ones(
         (1, *SHAPE), np.uint8
     )
     data = Dataset(x, np.zeros(3, np.int32), ("dark", "bright"), "grey")
     up, down = np.ones((1, *SHAPE), np.float32), -np.ones((1, *SHAPE), np.float32)
-    steps = walked(Suspect(Classifier(bright, ()), "labels"), data, np.concatenate([up, down, up]), 10)
-    np.testing.assert_array_equal(steps, [[4, 10, 4], [3, 10, 3], [10, 10, 10]])
+    kept = walked(Suspect(Classifier(bright, ()), "labels"), data, np.concatenate([up, down]), 5)
+    np.testing.assert_array_equal(kept, [[1, 1, 1, 0.5, 0.5], [1, 1, 0.5, 0.5, 0.5], [1, 1, 1, 1, 1]])
     data = Dataset(x, np.ones(3, np.int32), ("dark", "bright"), "grey")
-    assert not walked(Suspect(Classifier(bright, ()), "labels"), data, np.concatenate([up, down, up]), 10).any()
+    assert not walked(Suspect(Classifier(bright, ()), "labels"), data, np.concatenate([up, down, up]), 5).any()
 
 
 def test_a_fingerprint_lies_where_another_class_has_just_won():
