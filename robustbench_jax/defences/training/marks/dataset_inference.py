@@ -4,10 +4,10 @@ Reference: Maini et al., ICLR 2021, arXiv:2104.10706, with labels alone ("blind 
 directions until its label changes; how soon that is, is its embedding. The owner learns on her own model to tell
 embeddings of her images from those of images that nobody trained on; the evidence is by how much the suspect's
 embeddings are taken for her images'.
-Departs from the paper: an embedding says for each number of steps how many of the directions leave the label right, and
-the regression is linear on it with a ridge penalty (on the numbers of steps themselves, which images far from any
-boundary rule, it finds nothing in models that are little overfitted); evidence is compared with that of unmarked models,
-not by a t-test; images that are told apart are others than those that the regression has seen.
+Departs from the paper: an embedding says for each number of steps how many directions leave the label right, and the
+regression is linear on it with a ridge penalty (on the numbers of steps themselves, which images far from any boundary
+rule, it finds nothing in models that are little overfitted); evidence is compared with that of unmarked models, not by
+a t-test; images that are told apart are others than those that the regression has seen.
 Shapes: n images of each kind, R directions of each of three noises, S steps, D = [H, W, C].
 """
 
