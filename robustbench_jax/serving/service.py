@@ -8,6 +8,7 @@ Shapes: N images, D input shape, C classes.
 """
 
 import asyncio
+import dataclasses
 import itertools
 import os
 import secrets
@@ -20,7 +21,7 @@ import jax
 import numpy as np
 
 from robustbench_jax.ops.judge import predict
-from robustbench_jax.ops.runtime import NARROWEST, Runtime, power_of_two
+from robustbench_jax.ops.runtime import NARROWEST, Runtime, on_cpu, power_of_two
 from robustbench_jax.serving.accounts import Account, Accounts
 from robustbench_jax.serving.audit_log import AuditLog, kept
 from robustbench_jax.serving.gauges import Gauges
@@ -37,6 +38,7 @@ from robustbench_jax.traffic import Request, Verdict, Watch
 from robustbench_jax.types import Classifier, UserError
 
 MONITOR = "(monitor)"  # who acts where a monitor does; no account has such a name
+FEW = 16  # images up to which one device is as fast as several, on CPU
 ACTS = ("block", "throttle", "poison", "unblock", "disable")
 Entry = tuple[str, dict[str, Any]]
 
@@ -250,13 +252,16 @@ class Service:
 
 def answers(model: Classifier, runtime: Runtime, report: Callable[[int], None]) -> Callable:
     """[x [N, D], ...] -> [logits [N, C], ...], in one call: what `predict` says of all of them. A randomised model
-    draws from a key that nobody has seen.
+    draws from a key that nobody has seen. A few images are not worth sharing among devices.
     """
+    alone = dataclasses.replace(runtime, devices=1)
 
     def work(asked: list[np.ndarray]) -> list[np.ndarray]:
-        report(sum(map(len, asked)))
+        count = sum(map(len, asked))
+        report(count)
         key = jax.random.key(secrets.randbits(32)) if model.stochastic else None
-        logits = predict(model, np.concatenate(asked), runtime, key)
+        few = on_cpu() and count <= FEW
+        logits = predict(model, np.concatenate(asked), alone if few else runtime, key)
         return np.split(logits, np.cumsum([len(x) for x in asked])[:-1])
 
     return work

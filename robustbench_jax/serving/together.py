@@ -1,8 +1,8 @@
 """Together: what many wait for, done in one go, in one thread, in the order in which it was asked.
 
 Batched inference, the group commit of the log and the monitors are all this: things that are asked for while one go is
-being worked on are in the next one. A go is begun once there is something to do, after waiting `wait` seconds at most
-for more of it.
+being worked on are in the next one. A go is begun once there is something to do; while there is so much that goes are
+of several things, after waiting `wait` seconds at most for more of it. Who asks alone does not wait for others.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ class Together:
         self._arrived, self._enough = asyncio.Event(), asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._task: asyncio.Task | None = None
+        self._crowded = False
 
     async def ask(self, thing: Any, size: int = 1) -> Any:
         """The result for this thing. Problem 503 where there is no room; whatever `work` raises."""
@@ -62,9 +63,11 @@ class Together:
     async def _run(self) -> None:
         while True:
             await self._arrived.wait()
-            if self.wait and self.waiting < self.most:
+            if self.wait and self.waiting < self.most and (self._crowded or len(self._asked) > 1):
                 await self._patience()
-            await self._go(self._take())
+            taken = self._take()
+            self._crowded = len(taken) > 1
+            await self._go(taken)
 
     async def _patience(self) -> None:
         self._enough.clear()

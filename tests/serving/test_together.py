@@ -41,6 +41,29 @@ def test_each_gets_its_own_result_and_few_goes_are_made():
     assert [len(go) for go in goes] == [8, 8, 4] and sum(goes, []) == list(range(20))
 
 
+def test_who_asks_alone_does_not_wait_for_others():
+    async def scenario(together):
+        began = asyncio.get_running_loop().time()
+        results = [await together.ask(i) for i in range(3)]
+        return results, asyncio.get_running_loop().time() - began
+
+    (results, took), goes = played(scenario, tenfold, most=8, wait=5.0)
+    assert results == [0, 10, 20] and goes == [[0], [1], [2]] and took < 4
+
+
+def test_while_several_come_at_a_time_a_go_waits_for_more():
+    async def scenario(together):
+        first = [asyncio.ensure_future(together.ask(i)) for i in range(2)]
+        await asyncio.gather(*first)
+        late = [asyncio.ensure_future(together.ask(2))]
+        await asyncio.sleep(0.02)
+        late.append(asyncio.ensure_future(together.ask(3)))
+        await asyncio.gather(*late)
+
+    _, goes = played(scenario, tenfold, most=2, wait=5.0)
+    assert goes == [[0, 1], [2, 3]]
+
+
 def test_sizes_add_up_to_what_fits_and_a_larger_one_goes_alone():
     async def scenario(together):
         return await asyncio.gather(*(together.ask(i, size) for i, size in enumerate((3, 3, 9, 2, 2))))
