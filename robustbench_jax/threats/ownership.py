@@ -5,9 +5,10 @@ the other. Others' models are trained without a mark, each on a draw of its own 
 for all marks, attacks and seeds, are the null distribution. A claim is verified where its p-value
 (ownership.rank_p_value) is at most LEVEL, which was fixed first (39 models, one false claim in twenty), and where the
 95% interval of the evidence over the questions lies above the null's mean: a null of models that all answer alike would
-let one question decide. The thief has the first images of a draw from the others' half. He has won where the claim is
-no longer verified and the accuracy is less than LOST below the marked model's (as in the toolbox of Lukas et al., IEEE
-S&P 2022, arXiv:2108.04974).
+let one question decide. Where evidence is a number and not a yes or no, the interval is of what it exceeds the null's
+mean by at the same question, since some questions give more of it than others whoever is asked. The thief has the first
+images of a draw from the others' half. He has won where the claim is no longer verified and the accuracy is less than
+LOST below the marked model's (as in the toolbox of Lukas et al., IEEE S&P 2022, arXiv:2108.04974).
 Shapes: N test images, M models of the null, n questions.
 """
 
@@ -66,19 +67,19 @@ def run(
     def evidence(claim: Any, model: Classifier) -> np.ndarray:
         return mark.evidence(claim, Suspect(model, mark.access, runtime))
 
-    others = np.array([statistic(evidence(claim, model)) for model in null])
+    others = np.stack([evidence(claim, model) for model in null])
     before, after = evidence(claim, marked), evidence(claim, suspect)
     right = {name: classify(model, data.x, runtime) == data.y for name, model in (("own", marked), ("left", suspect))}
     found = judged(before, after, others, right, stolen=attack.access != "none")
-    artefacts = {"evidence": after, "null": others}
+    artefacts = {"evidence": after, "null": statistics(others)}
     plain = classify(lab.fit(owners, surrogate=0), data.x, runtime) == data.y
     found["unmarked_accuracy"] = metrics.proportion("unmarked_accuracy", plain)
     if attack.forges:
         false = mark.forged(stream(key, "forge"), marked, images)
         forged = evidence(false, marked)
-        against = np.array([statistic(evidence(false, model)) for model in null])
+        against = np.stack([evidence(false, model) for model in null])
         found |= of_a_forgery(forged, against)
-        artefacts |= {"forged_evidence": forged, "forged_null": against}
+        artefacts |= {"forged_evidence": forged, "forged_null": statistics(against)}
     report(len(data))
     return Outcome(found, {"clean_correct": right["left"]}, artefacts=artefacts)
 
@@ -86,10 +87,11 @@ def run(
 def judged(
     before: np.ndarray, after: np.ndarray, null: np.ndarray, right: dict[str, np.ndarray], stolen: bool = True
 ) -> dict[str, Metric]:
-    """From the evidence [n] on the marked model and on the suspect, statistics [M] of the null, and what the marked
-    model ("own") and the suspect ("left") classify correctly, bool [N]. stolen: whether the suspect was.
+    """From the evidence [n] on the marked model and on the suspect, that [M, n] of the null, and what the marked model
+    ("own") and the suspect ("left") classify correctly, bool [N]. stolen: whether the suspect was.
     """
     verified, owned = (is_verified(evidence, null) for evidence in (after, before))
+    null = statistics(null)
     lost = right["own"].astype(float) - right["left"]
     return {
         "clean_accuracy": metrics.proportion("clean_accuracy", right["left"]),
@@ -108,18 +110,28 @@ def judged(
 
 
 def of_a_forgery(evidence: np.ndarray, null: np.ndarray) -> dict[str, Metric]:
-    """What a verifier makes of the thief's claim."""
+    """What a verifier makes of the thief's claim; null [M, n]."""
+    p = rank_p_value(statistic(evidence), statistics(null))
     return {
         "forged_success": shown("forged_success", evidence),
-        "forged_p_value": metrics.number("forged_p_value", rank_p_value(statistic(evidence), null), len(null)),
+        "forged_p_value": metrics.number("forged_p_value", p, len(null)),
         "forged_verified": metrics.number("forged_verified", is_verified(evidence, null), 1),
     }
 
 
 def is_verified(evidence: np.ndarray, null: np.ndarray) -> bool:
-    """Whether evidence [n] against statistics [M] of unmarked models is enough for a claim."""
-    low = shown("watermark_success", evidence).low
-    return low is not None and low > np.mean(null) and rank_p_value(statistic(evidence), null) <= LEVEL
+    """Whether evidence [n] against that [M, n] of unmarked models is enough for a claim."""
+    own = statistics(null)
+    if evidence.dtype == bool:
+        low, least = shown("watermark_success", evidence).low, np.mean(own)
+    else:
+        low, least = shown("watermark_success", evidence - np.mean(null, axis=0)).low, 0.0
+    return low is not None and low > least and rank_p_value(statistic(evidence), own) <= LEVEL
+
+
+def statistics(null: np.ndarray) -> np.ndarray:
+    """float [M] of evidence [M, n]."""
+    return np.array([statistic(evidence) for evidence in null])
 
 
 def shown(name: str, evidence: np.ndarray) -> Metric:

@@ -93,7 +93,7 @@ def test_its_owner_is_verified_on_her_own_model_and_on_nobody_elses(name):
     def evidence(model):
         return mark.evidence(claim, Suspect(model, mark.access))
 
-    null = np.array([statistic(evidence(trained("standard", i))) for i in range(1, NULLS + 1)])
+    null = np.stack([evidence(trained("standard", i)) for i in range(1, NULLS + 1)])
     assert is_verified(evidence(suspect), null) and not is_verified(evidence(trained("standard", 0)), null)
 
 

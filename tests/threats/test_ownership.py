@@ -151,18 +151,31 @@ def test_a_mark_is_removed_only_where_accuracy_stays(share, removed):
 def test_what_the_marked_model_itself_does_not_meet_cannot_be_removed():
     nothing = np.zeros(10, bool)
     right = {"own": np.ones(4, bool), "left": np.ones(4, bool)}
-    found = ownership.judged(nothing, nothing, np.full(39, 0.1), right)
+    found = ownership.judged(nothing, nothing, np.zeros((39, 10), bool), right)
     assert found["removed"].value is None and found["p_value"].value == 1.0
-    none = ownership.judged(np.zeros(0, bool), np.zeros(0, bool), np.zeros(39), right)
+    none = ownership.judged(np.zeros(0, bool), np.zeros(0, bool), np.zeros((39, 0), bool), right)
     assert none["verified"].value == 0 and none["watermark_success"].value is None
 
 
 def test_one_question_more_than_models_that_all_answer_alike_is_not_enough():
-    null = np.full(39, 0.11)
+    null = np.tile(np.arange(100) < 11, (39, 1))
     one_more, many_more = np.arange(100) < 12, np.arange(100) < 30
-    assert rank_p_value(statistic(one_more), null) == 1 / 40 and not ownership.is_verified(one_more, null)
+    own = ownership.statistics(null)
+    assert rank_p_value(statistic(one_more), own) == 1 / 40 and not ownership.is_verified(one_more, null)
     assert ownership.is_verified(many_more, null)
-    assert not ownership.is_verified(many_more, np.linspace(0, 0.4, 39))
+    spread = np.arange(100) < np.linspace(0, 40, 39)[:, None]
+    assert not ownership.is_verified(many_more, spread)
+
+
+def test_of_numbers_the_interval_is_that_of_the_difference_at_each_question():
+    """Questions differ by far more than models do: 0.1 more at each of them is seen, 0.1 more at one is not."""
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0, 5, 200)
+    null = hard + rng.normal(0, 0.05, (39, 200))
+    suspect = hard + 0.1 + rng.normal(0, 0.05, 200)
+    assert np.std(suspect) / np.sqrt(200) > 0.3 and ownership.is_verified(suspect, null)
+    assert not ownership.is_verified(hard + 0.1 * (np.arange(200) == 0), null)
+    assert not ownership.is_verified(null[0], null[1:])
 
 
 def test_every_metric_is_defined():
