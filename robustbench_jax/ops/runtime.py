@@ -62,11 +62,16 @@ class Runtime:
         if self.devices is not None and self.devices > len(local):
             raise UserError(f"runtime: devices = {self.devices}: this machine has {len(local)}")
         count = 1 << ((self.devices or len(local)).bit_length() - 1)
-        return jax.sharding.Mesh(np.array(local[:count]), ("batch",))
+        return _mesh(tuple(local[:count]))
 
     def fit(self, count: int) -> int:
         """The width of a bucket for `count` rows."""
         return min(self.batch, max(power_of_two(count), NARROWEST, self.mesh.size))
+
+
+@cache
+def _mesh(devices: tuple) -> jax.sharding.Mesh:
+    return jax.sharding.Mesh(np.array(devices), ("batch",))
 
 
 def slow_in_loops(model: Classifier, shape: tuple[int, ...]) -> bool:
