@@ -135,17 +135,22 @@ def placed(model: Classifier, runtime: Runtime, width: int) -> tuple[Classifier,
     """The model on every device of the mesh, and a function that lays arrays [W, ...] over them."""
     keep_memory()
     mesh = runtime.mesh
-    if mesh.size == 1 or width % mesh.size or _remote(model):
+    if mesh.size == 1 or width % mesh.size or _asks(model):
         return model, lambda tree: jax.device_put(tree, mesh.devices.flat[0])
     copy = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
     return jax.device_put(model, copy), lambda tree: jax.device_put(tree, split)
 
 
-def _remote(held: Any) -> bool:
-    """Whether a model in it answers from elsewhere: several devices would wait for one another while one asks."""
-    leaves = jax.tree.leaves(held, is_leaf=lambda it: isinstance(it, Classifier))
-    return any(isinstance(leaf, Classifier) and leaf.remote for leaf in leaves)
+def _asks(held: Any) -> bool:
+    """Whether something in it asks the host, or elsewhere, inside a program: devices that wait for one another while
+    one of them asks may wait for ever.
+    """
+
+    def asks(it: Any) -> bool:
+        return getattr(it, "hosted", False) is True or (isinstance(it, Classifier) and it.remote)
+
+    return any(asks(leaf) for leaf in jax.tree.leaves(held, is_leaf=asks))
 
 
 def by_slices(function: Callable, arrays: list[np.ndarray], width: int) -> Any:

@@ -17,6 +17,7 @@ from robustbench_jax.models.fronted import Fronted
 from robustbench_jax.models.rejecting import Rejecting
 from robustbench_jax.ops.images import as_unit
 from robustbench_jax.ops.jpeg import cubic
+from robustbench_jax.ops.runtime import Runtime, placed
 from robustbench_jax.registry import build
 from robustbench_jax.training import fit
 from robustbench_jax.types import Classifier, Dataset, UserError, record
@@ -143,6 +144,13 @@ def test_the_real_codec_has_no_gradient_and_bpda_one():
     x, codec = jnp.asarray(as_unit(pictures(1, 8, 1)[0])), build("model_defence", "jpeg_codec(60)")
     assert not np.any(jax.grad(lambda x: jnp.sum(codec.transform(None, x)))(x))
     assert np.any(jax.grad(lambda x: jnp.sum(codec.past(None, x)))(x))
+
+
+def test_what_asks_the_host_is_on_one_device_and_all_else_on_both(tiny):
+    for text, devices in {"jpeg_codec": 1, "chain([bit_depth(2), jpeg_codec])": 1, "jpeg": 2}.items():
+        model = build("model_defence", text).protect(KEY, tiny[0], tiny[1])
+        _, lay = placed(model, Runtime(devices=2), 8)
+        assert len(lay(jnp.zeros((8, 2, 2, 1))).devices()) == devices
 
 
 def test_a_white_image_shows_which_sizes_and_places_are_drawn():

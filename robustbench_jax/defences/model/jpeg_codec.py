@@ -27,6 +27,7 @@ class JPEGCodec(Preprocessing):
 
     quality: int = 75
     differentiable = False
+    hosted = True
 
     def __post_init__(self):
         require_quality("jpeg_codec", self.quality)

@@ -32,10 +32,12 @@ class Preprocessing(ModelDefence):
     """A model defence that changes the image: `transform`, for one image, random where `stochastic`.
 
     differentiable: whether the derivative of `transform` is of use; where it is not, `smooth` has it for BPDA.
+    hosted: whether it asks the host, inside a compiled program.
     """
 
     stochastic = False
     differentiable = True
+    hosted = False
 
     def fitted(self, key: jax.Array, data: Dataset) -> "Preprocessing":
         """What it becomes once it has what it needs (a denoiser). data: training images. The key is consumed."""
