@@ -8,15 +8,13 @@ Shapes: N images.
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from robustbench_jax.defences.data.sanitiser import Sanitiser
-from robustbench_jax.defences.serving.strip import Steadiness
+from robustbench_jax.defences.serving.strip import Steadiness, require_blends
 from robustbench_jax.models.features import each
-from robustbench_jax.ops.images import as_unit
 from robustbench_jax.registry import register
-from robustbench_jax.types import Classifier, Dataset, UserError, record, static
+from robustbench_jax.types import Classifier, Dataset, record, static
 
 
 @register("data_defence", "strip", paper="gao2019")
@@ -32,14 +30,10 @@ class StripFiltering(Sanitiser):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.blends < 1:
-            raise UserError(f"strip: blends = {self.blends} must be at least 1")
-        if not 0 < self.share < 1:
-            raise UserError(f"strip: share = {self.share} must be between 0 and 1")
+        require_blends(self.blends, self.share)
 
     def score(self, key: jax.Array, model: Classifier, data: Dataset, trusted: Dataset) -> np.ndarray:
-        rows = np.asarray(jax.random.permutation(key, len(trusted)))[: self.blends]
-        steady = Steadiness(jnp.asarray(as_unit(trusted.x[rows])), np.float32(self.share))
+        steady = Steadiness.drawn(key, trusted, self.blends, self.share)
         return np.asarray(each(_steadiness, model, data.x, steady), np.float64)
 
 

@@ -24,6 +24,12 @@ class Steadiness(Score):
     overlays: jax.Array
     share: Any
 
+    @classmethod
+    def drawn(cls, key: jax.Array, data: Dataset, blends: int, share: float) -> "Steadiness":
+        """With so many images of the data, all of them where there are fewer. The key is consumed."""
+        rows = np.asarray(jax.random.permutation(key, len(data)))[:blends]
+        return cls(jnp.asarray(as_unit(data.x[rows])), np.float32(share))
+
     def __call__(self, model: Classifier, x: jax.Array) -> jax.Array:
         """Minus the mean entropy, in nats, of the K predictions for blends of x [D]."""
         blends = (1 - self.share) * x + self.share * self.overlays
@@ -43,13 +49,16 @@ class Strip(Detector):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.blends < 1:
-            raise UserError(f"strip: blends = {self.blends} must be at least 1")
-        if not 0 < self.share < 1:
-            raise UserError(f"strip: share = {self.share} must be between 0 and 1")
+        require_blends(self.blends, self.share)
 
     def fit(self, key: jax.Array, classifier: Classifier, data: Dataset) -> Steadiness:
         if self.blends > len(data):
             raise UserError(f"strip: blends = {self.blends}: there are {len(data)} images to blend with")
-        rows = np.asarray(jax.random.permutation(key, len(data)))[: self.blends]
-        return Steadiness(jnp.asarray(as_unit(data.x[rows])), np.float32(self.share))
+        return Steadiness.drawn(key, data, self.blends, self.share)
+
+
+def require_blends(blends: int, share: float) -> None:
+    if blends < 1:
+        raise UserError(f"strip: blends = {blends} must be at least 1")
+    if not 0 < share < 1:
+        raise UserError(f"strip: share = {share} must be between 0 and 1")
