@@ -110,17 +110,32 @@ def cores() -> int:
 
 
 def in_threads(function: Callable[[Any], Any], items: Sequence, stop: Event | None = None) -> Iterator:
-    """function of each item, in order, made in as many threads as there are cores. After an error, or where nobody
-    asks on, no further item is begun; `stop` is set then, for what has begun to look at.
+    """function of each item, in order, made in as many threads as there are cores. The first error is raised, whichever
+    item it is of. After it, or where nobody asks on, no further item is begun; `stop` is set then, for what has begun
+    to look at.
     """
+    stop, failed = stop or Event(), []
+
+    def guarded(item: Any) -> Any:
+        if stop.is_set():
+            raise InterruptedError
+        try:
+            return function(item)
+        except BaseException as error:
+            failed.append(error)
+            stop.set()
+            raise
+
     with ThreadPoolExecutor(min(cores(), len(items))) as pool:
-        begun = [pool.submit(function, item) for item in items]
+        begun = [pool.submit(guarded, item) for item in items]
         try:
             for future in begun:
+                future.exception()  # waits
+                if failed:
+                    raise failed[0]
                 yield future.result()
         finally:
-            if stop is not None:
-                stop.set()
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
 

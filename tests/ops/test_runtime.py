@@ -35,3 +35,19 @@ def test_after_an_error_no_further_item_is_begun(monkeypatch):
     with pytest.raises(ValueError, match="0"):
         list(in_threads(fail, range(100)))
     assert len(begun) < 100
+
+
+def test_the_first_error_is_raised_while_an_earlier_item_is_still_being_made(monkeypatch):
+    monkeypatch.setattr(runtime, "cores", lambda: 2)
+    stop, ended, begun = threading.Event(), [], []
+
+    def make(item):
+        begun.append(item)
+        if item == 1:
+            raise ValueError("of the second")
+        ended.append(stop.wait(30))
+        raise InterruptedError
+
+    with pytest.raises(ValueError, match="of the second"):
+        list(in_threads(make, range(50), stop))
+    assert ended == [True] and sorted(begun) == [0, 1]
